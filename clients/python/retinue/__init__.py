@@ -1,0 +1,1 @@
+"""Retinue's client library: generated stubs, `retinue.client` and `retinue.errors`."""

@@ -1,0 +1,322 @@
+"""What can go wrong, as classes: one for each ErrorReason, the same on the server and in the client.
+
+A service raises one; the kit's interceptor sends it as a gRPC status with `google.rpc.ErrorInfo`; the client
+turns that back into the same class with the same facts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc import StatusCode
+
+from retinue.common.v1 import error_pb2 as pb
+
+DOMAIN = "retinue"
+"""The `domain` of every ErrorInfo that Retinue sends."""
+
+_PREFIX = "ERROR_REASON_"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class Violation(NamedTuple):
+    """One field that breaks a rule."""
+
+    field: str
+    """Path of the field, `agents.assistant.llm`."""
+    description: str
+    """What is wrong and what to do about it, with file and line where there are any."""
+
+
+class RetinueError(Exception):
+    """The class above all of Retinue's errors.
+
+    `message` says what happened and what to do about it; `facts` are the same facts for programs, as they
+    travel in ErrorInfo's metadata; `violations` are the fields that are wrong, where it is about fields.
+    """
+
+    reason: ClassVar[pb.ErrorReason.ValueType] = pb.ERROR_REASON_INTERNAL
+    code: ClassVar[StatusCode] = StatusCode.INTERNAL
+
+    def __init__(self, message: str, *, violations: Sequence[Violation] = (), **facts: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.violations = tuple(violations)
+        self.facts = {name: str(value) for name, value in facts.items() if value is not None}
+
+    def __str__(self) -> str:
+        if not self.violations:
+            return self.message
+        return "\n".join([self.message, *(f"  {field}: {text}" for field, text in self.violations)])
+
+
+class InternalError(RetinueError):
+    """A bug in Retinue; the service's log has the details."""
+
+
+class InvalidArgumentError(RetinueError):
+    reason = pb.ERROR_REASON_INVALID_ARGUMENT
+    code = StatusCode.INVALID_ARGUMENT
+
+
+class RequestTooLargeError(RetinueError):
+    reason = pb.ERROR_REASON_REQUEST_TOO_LARGE
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class UnauthenticatedError(RetinueError):
+    reason = pb.ERROR_REASON_UNAUTHENTICATED
+    code = StatusCode.UNAUTHENTICATED
+
+
+class ServiceUnavailableError(RetinueError):
+    reason = pb.ERROR_REASON_SERVICE_UNAVAILABLE
+    code = StatusCode.UNAVAILABLE
+
+
+class StoreUnavailableError(RetinueError):
+    reason = pb.ERROR_REASON_STORE_UNAVAILABLE
+    code = StatusCode.UNAVAILABLE
+
+
+class RequestIdReusedError(RetinueError):
+    reason = pb.ERROR_REASON_REQUEST_ID_REUSED
+    code = StatusCode.ALREADY_EXISTS
+
+
+class DeadlineExceededError(RetinueError):
+    reason = pb.ERROR_REASON_DEADLINE_EXCEEDED
+    code = StatusCode.DEADLINE_EXCEEDED
+
+
+class CallCancelledError(RetinueError):
+    reason = pb.ERROR_REASON_CANCELLED
+    code = StatusCode.CANCELLED
+
+
+class UnimplementedError(RetinueError):
+    reason = pb.ERROR_REASON_UNIMPLEMENTED
+    code = StatusCode.UNIMPLEMENTED
+
+
+class ComponentNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_COMPONENT_NOT_FOUND
+    code = StatusCode.NOT_FOUND
+
+
+class ComponentInvalidError(RetinueError):
+    reason = pb.ERROR_REASON_COMPONENT_INVALID
+    code = StatusCode.INVALID_ARGUMENT
+
+
+class ReferenceNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_REFERENCE_NOT_FOUND
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class SecretNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_SECRET_NOT_FOUND
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class RevisionExpiredError(RetinueError):
+    reason = pb.ERROR_REASON_REVISION_EXPIRED
+    code = StatusCode.OUT_OF_RANGE
+
+
+class ComponentOwnedByFileError(RetinueError):
+    reason = pb.ERROR_REASON_COMPONENT_OWNED_BY_FILE
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class McpServerUnavailableError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_SERVER_UNAVAILABLE
+    code = StatusCode.UNAVAILABLE
+
+
+class McpToolNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_TOOL_NOT_FOUND
+    code = StatusCode.NOT_FOUND
+
+
+class McpTimeoutError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_TIMEOUT
+    code = StatusCode.DEADLINE_EXCEEDED
+
+
+class McpProtocolError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_PROTOCOL_ERROR
+    code = StatusCode.INTERNAL
+
+
+class McpRequestRefusedError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_REQUEST_REFUSED
+    code = StatusCode.INVALID_ARGUMENT
+
+
+class McpServerNotAllowedError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_SERVER_NOT_ALLOWED
+    code = StatusCode.PERMISSION_DENIED
+
+
+class RunNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_RUN_NOT_FOUND
+    code = StatusCode.NOT_FOUND
+
+
+class SequenceOutOfRangeError(RetinueError):
+    reason = pb.ERROR_REASON_SEQUENCE_OUT_OF_RANGE
+    code = StatusCode.OUT_OF_RANGE
+
+
+class SessionNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_SESSION_NOT_FOUND
+    code = StatusCode.NOT_FOUND
+
+
+class MaxIterationsReachedError(RetinueError):
+    reason = pb.ERROR_REASON_MAX_ITERATIONS_REACHED
+    code = StatusCode.ABORTED
+
+
+class RunTimeoutError(RetinueError):
+    reason = pb.ERROR_REASON_RUN_TIMEOUT
+    code = StatusCode.DEADLINE_EXCEEDED
+
+
+class ToolCallInterruptedError(RetinueError):
+    reason = pb.ERROR_REASON_TOOL_CALL_INTERRUPTED
+    code = StatusCode.ABORTED
+
+
+class TooManyRunsError(RetinueError):
+    reason = pb.ERROR_REASON_TOO_MANY_RUNS
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class ClaimLostError(RetinueError):
+    reason = pb.ERROR_REASON_CLAIM_LOST
+    code = StatusCode.ABORTED
+
+
+class PayloadTooLargeError(RetinueError):
+    reason = pb.ERROR_REASON_PAYLOAD_TOO_LARGE
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class LlmError(RetinueError):
+    """The class above the errors of LLM calls; `retryable` says whether another try may go better."""
+
+    retryable: ClassVar[bool] = False
+
+
+class LlmUnauthenticatedError(LlmError):
+    reason = pb.ERROR_REASON_LLM_UNAUTHENTICATED
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class LlmRateLimitedError(LlmError):
+    reason = pb.ERROR_REASON_LLM_RATE_LIMITED
+    code = StatusCode.RESOURCE_EXHAUSTED
+    retryable = True
+
+
+class LlmUnavailableError(LlmError):
+    reason = pb.ERROR_REASON_LLM_UNAVAILABLE
+    code = StatusCode.UNAVAILABLE
+    retryable = True
+
+
+class LlmTimeoutError(LlmError):
+    reason = pb.ERROR_REASON_LLM_TIMEOUT
+    code = StatusCode.DEADLINE_EXCEEDED
+    retryable = True
+
+
+class LlmInvalidResponseError(LlmError):
+    reason = pb.ERROR_REASON_LLM_INVALID_RESPONSE
+    code = StatusCode.INTERNAL
+    retryable = True
+
+
+class LlmInvalidRequestError(LlmError):
+    reason = pb.ERROR_REASON_LLM_INVALID_REQUEST
+    code = StatusCode.INVALID_ARGUMENT
+
+
+class LlmContextExceededError(LlmError):
+    reason = pb.ERROR_REASON_LLM_CONTEXT_EXCEEDED
+    code = StatusCode.INVALID_ARGUMENT
+
+
+def _leaves(cls: type[RetinueError]) -> list[type[RetinueError]]:
+    below = cls.__subclasses__()
+    return [leaf for sub in below for leaf in _leaves(sub)] if below else [cls]
+
+
+_BY_REASON: dict[int, type[RetinueError]] = {cls.reason: cls for cls in _leaves(RetinueError)}
+
+# For statuses that a proxy or gRPC itself made: they carry no ErrorInfo.
+_BY_CODE: dict[StatusCode, type[RetinueError]] = {
+    StatusCode.UNAVAILABLE: ServiceUnavailableError,
+    StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    StatusCode.RESOURCE_EXHAUSTED: RequestTooLargeError,
+    StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    StatusCode.UNIMPLEMENTED: UnimplementedError,
+    StatusCode.CANCELLED: CallCancelledError,
+    StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
+}
+
+
+def reason_name(reason: int) -> str:
+    """The reason as it goes on the wire in ErrorInfo, `RUN_NOT_FOUND`."""
+    if reason not in pb.ErrorReason.values():
+        return f"UNKNOWN_{reason}"
+    return pb.ErrorReason.Name(pb.ErrorReason.ValueType(reason)).removeprefix(_PREFIX)
+
+
+def error_from_facts(
+    reason: int, message: str, facts: Mapping[str, str], violations: Sequence[Violation] = ()
+) -> RetinueError:
+    """The error of a reason, as it stands in a RunError or a Failure; InternalError for an unknown one."""
+    error = _BY_REASON.get(reason, InternalError)(message, violations=violations)
+    error.facts = dict(facts)
+    return error
+
+
+def status_from_error(error: RetinueError) -> status_pb2.Status:
+    """The google.rpc.Status that carries an error, with ErrorInfo and, for fields, BadRequest."""
+    details = [
+        error_details_pb2.ErrorInfo(reason=reason_name(error.reason), domain=DOMAIN, metadata=error.facts)
+    ]
+    packed = [any_pb2.Any() for _ in details]
+    packed[0].Pack(details[0])
+    if error.violations:
+        fields = [
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+            for field, description in error.violations
+        ]
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(error_details_pb2.BadRequest(field_violations=fields))
+    code = getattr(code_pb2, error.code.name)
+    return status_pb2.Status(code=code, message=error.message, details=packed)
+
+
+def error_from_rpc(failure: grpc.aio.AioRpcError) -> RetinueError:
+    """The error that a failed call carries; by its status code where there is no ErrorInfo."""
+    info = error_details_pb2.ErrorInfo()
+    bad_request = error_details_pb2.BadRequest()
+    message = failure.details() or failure.code().name
+    for key, value in failure.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            status = status_pb2.Status.FromString(value)
+            for detail in status.details:
+                detail.Unpack(info)
+                detail.Unpack(bad_request)
+    if info.domain == DOMAIN and f"{_PREFIX}{info.reason}" in pb.ErrorReason.keys():  # noqa: SIM118
+        reason = pb.ErrorReason.Value(f"{_PREFIX}{info.reason}")
+        violations = [Violation(each.field, each.description) for each in bad_request.field_violations]
+        return error_from_facts(reason, message, info.metadata, violations)
+    return _BY_CODE.get(failure.code(), InternalError)(message)

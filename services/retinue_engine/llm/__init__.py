@@ -1,0 +1,1 @@
+"""The LLM adapter: one interface, `model.py`, and two transports behind it."""

@@ -1,0 +1,90 @@
+"""The interface between the agent loop and a language model: what is asked, what comes back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+OnText = Callable[[str], None]
+"""Takes text as it comes. Called from the event loop, once for all text of one read; never blocks or fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to reach a model, with its secrets resolved."""
+
+    model: str
+    """The model's name as the provider knows it; on litellm with its provider, `anthropic/...`."""
+    base_url: str | None
+    """Where its server is; None where litellm knows."""
+    api_key: str | None = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    timeout_s: float
+    """From request to the last byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How the model writes; None leaves it to the provider."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_output_tokens: int | None = None
+    seed: int | None = None
+    stop: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a model is asked."""
+
+    messages: Sequence[Mapping[str, Any]]
+    """The conversation, in the OpenAI chat format."""
+    tools: Sequence[Mapping[str, Any]]
+    """The tools it may ask for, in the OpenAI format `{"type": "function", "function": {...}}`."""
+    generation: Generation = Generation()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRequest:
+    """A tool call that the model asks for."""
+
+    call_id: str
+    """The model's id, unique in its message; made up where the server sent none."""
+    name: str
+    arguments_json: str
+    """As the model wrote them; need not be valid JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens of one call, as the provider counted them."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A model's whole answer."""
+
+    text: str
+    tool_calls: tuple[ToolRequest, ...]
+    finish_reason: str
+    """In the words of the OpenAI protocol: `stop`, `length`, `tool_calls`, `content_filter`."""
+    usage: TokenUsage | None
+    """None where the provider did not say."""
+    model: str
+    """The model that answered, in the provider's words; the asked one where it did not say."""
+
+
+class ChatModel(Protocol):
+    """A transport: asks a model and gives its answer."""
+
+    async def complete(self, endpoint: Endpoint, request: ChatRequest, on_text: OnText) -> Completion:
+        """Ask, stream the text into `on_text`, and return the whole answer.
+
+        Raises a subclass of LlmError; text that went to `on_text` before does not count then. Cancelling
+        closes the connection to the provider.
+        """
