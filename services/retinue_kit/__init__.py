@@ -1,0 +1,1 @@
+"""What every service needs and none owns: settings, server, errors on the wire, logs, metrics, secrets."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 OnText = Callable[[str], None]
-"""Takes text as it comes. Called from the event loop, once for all text of one read; never blocks or fails."""
+"""Takes text as it comes: called from the event loop, once for all text of a read; never blocks or fails."""
 
 
 @dataclass(frozen=True, slots=True)

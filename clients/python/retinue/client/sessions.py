@@ -1,0 +1,50 @@
+"""Sessions as a caller sees them."""
+
+from collections.abc import AsyncIterator
+
+from retinue.client.channel import ServiceChannel
+from retinue.engine.v1 import service_pb2, service_pb2_grpc, session_pb2
+
+
+class Sessions:
+    """Calls of the engine's SessionService in one namespace."""
+
+    def __init__(self, channel: ServiceChannel, namespace: str) -> None:
+        self._channel = channel
+        self._stub = service_pb2_grpc.SessionServiceStub(channel.channel)
+        self._namespace = namespace
+
+    async def get(self, session_id: str) -> session_pb2.Session:
+        """Return a session."""
+        request = service_pb2.GetSessionRequest(namespace=self._namespace, session_id=session_id)
+        return (await self._channel.unary(self._stub.GetSession, request)).session
+
+    async def list(self, *, page_size: int = 100) -> AsyncIterator[session_pb2.Session]:
+        """Yield sessions, the newest first, fetching pages as they are needed."""
+        token = ""
+        while True:
+            request = service_pb2.ListSessionsRequest(
+                namespace=self._namespace, page_size=page_size, page_token=token
+            )
+            response = await self._channel.unary(self._stub.ListSessions, request)
+            for session in response.sessions:
+                yield session
+            token = response.next_page_token
+            if not token:
+                return
+
+    async def messages(
+        self, session_id: str, *, page_size: int = 100
+    ) -> AsyncIterator[session_pb2.SessionMessage]:
+        """Yield a session's messages in their order, fetching pages as they are needed."""
+        token = ""
+        while True:
+            request = service_pb2.ListSessionMessagesRequest(
+                namespace=self._namespace, session_id=session_id, page_size=page_size, page_token=token
+            )
+            response = await self._channel.unary(self._stub.ListSessionMessages, request)
+            for message in response.messages:
+                yield message
+            token = response.next_page_token
+            if not token:
+                return

@@ -1,0 +1,72 @@
+"""Settings that every service has: environment variables, `RETINUE_` and the name in capitals."""
+
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from retinue.client import Access
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+
+
+def host_of(address: str) -> str:
+    """The host of `host:port`; of `[::1]:80` it is `[::1]`."""
+    return address.rpartition(":")[0]
+
+
+class ServiceSettings(BaseSettings):
+    """What a service's process is told by its environment. A service adds its own fields."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RETINUE_", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    service: ClassVar[str]
+    """The service's name in logs and metrics: `registry`."""
+
+    address: str
+    """Where to listen, `host:port`; port 0 takes a free one. Each service names its own variable for it."""
+    metrics_address: str
+    """Where to serve Prometheus metrics, `host:port`; empty: not at all."""
+
+    token: SecretStr | None = None
+    """The bearer token that callers must show, and that this service shows to the others."""
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls: bool = False
+    """Whether the other services are called with TLS."""
+    tls_ca_file: Path | None = None
+    """What to trust of the other services; implies `tls`."""
+    insecure: bool = False
+    """Listen on any address without TLS and token. Whoever reaches it can do everything."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "json"
+    max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=32 * 1024 * 1024)
+    call_timeout_s: float = Field(default=120.0, gt=0)
+    """For a unary call whose caller set no shorter deadline."""
+    stop_grace_s: float = Field(default=10.0, ge=0)
+    """How long unary calls may go on after the signal to stop."""
+    close_timeout_s: float = Field(default=15.0, gt=0)
+    """How long the service may take to close what it owns, after the calls have ended."""
+
+    @model_validator(mode="after")
+    def _closed_by_default(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("RETINUE_TLS_CERT_FILE and RETINUE_TLS_KEY_FILE go together: set both or none")
+        if host_of(self.address) in LOOPBACK or self.insecure:
+            return self
+        if self.tls_cert_file is None or self.token is None:
+            raise ValueError(
+                f"{self.address} is not a loopback address: set RETINUE_TLS_CERT_FILE, "
+                "RETINUE_TLS_KEY_FILE and RETINUE_TOKEN, or RETINUE_INSECURE=true to let everybody in"
+            )
+        return self
+
+    @property
+    def access(self) -> Access:
+        """How this service calls the others."""
+        token = self.token.get_secret_value() if self.token else None
+        return Access(token=token, tls=self.tls, ca_file=self.tls_ca_file)
