@@ -1,0 +1,1 @@
+"""The execution engine: runs, their journals, sessions."""

@@ -114,6 +114,8 @@ async def _serve(settings: Settings, open_app: OpenApp[Settings]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
+    if settings.stop_on_stdin_eof:
+        _call_at_eof(loop, sys.stdin.fileno(), stop.set)
     async with contextlib.AsyncExitStack() as stack:
         served = await stack.enter_async_context(open_server(settings, open_app))
         ready: dict[str, Any] = {
@@ -134,6 +136,15 @@ async def _serve(settings: Settings, open_app: OpenApp[Settings]) -> None:
             log.warning("did not close in time", timeout_s=settings.stop_grace_s + settings.close_timeout_s)
             os._exit(1)
     log.info("stopped")
+
+
+def _call_at_eof(loop: asyncio.AbstractEventLoop, pipe: int, callback: Callable[[], None]) -> None:
+    def on_readable() -> None:
+        if not os.read(pipe, 4096):
+            loop.remove_reader(pipe)
+            callback()
+
+    loop.add_reader(pipe, on_readable)
 
 
 def run_service(settings_type: Callable[[], Settings], service: str, open_app: OpenApp[Settings]) -> int:

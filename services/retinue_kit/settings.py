@@ -47,6 +47,8 @@ class ServiceSettings(BaseSettings):
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=32 * 1024 * 1024)
     call_timeout_s: float = Field(default=120.0, gt=0)
     """For a unary call whose caller set no shorter deadline."""
+    stop_on_stdin_eof: bool = False
+    """Stop when standard input ends: a parent that dies closes the pipe that it held."""
     stop_grace_s: float = Field(default=10.0, ge=0)
     """How long unary calls may go on after the signal to stop."""
     close_timeout_s: float = Field(default=15.0, gt=0)

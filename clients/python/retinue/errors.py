@@ -131,6 +131,11 @@ class ComponentOwnedByFileError(RetinueError):
     code = StatusCode.FAILED_PRECONDITION
 
 
+class EtagMismatchError(RetinueError):
+    reason = pb.ERROR_REASON_ETAG_MISMATCH
+    code = StatusCode.ABORTED
+
+
 class McpServerUnavailableError(RetinueError):
     reason = pb.ERROR_REASON_MCP_SERVER_UNAVAILABLE
     code = StatusCode.UNAVAILABLE

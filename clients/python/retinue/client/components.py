@@ -75,3 +75,8 @@ class Components:
             token = response.next_page_token
             if not token:
                 return
+
+    async def revision(self) -> int:
+        """Return the registry's revision now, to watch from."""
+        request = service_pb2.ListComponentsRequest(namespace=self._namespace, page_size=1)
+        return (await self._channel.unary(self._stub.ListComponents, request)).revision

@@ -78,6 +78,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. A file owns the component; change the file.
     {"file": "retinue.yaml", "line": "12"}
     """
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 26
+    """ABORTED. The component has changed since the caller read it; the etag is
+    the current one, empty where it does not exist.
+    {"kind": "agent", "name": "assistant", "etag": "8c1f0a2b"}
+    """
     ERROR_REASON_MCP_SERVER_UNAVAILABLE: _ErrorReason.ValueType  # 40
     """UNAVAILABLE. The MCP server could not be started or reached, or it died.
     {"server": "time", "stderr": "ModuleNotFoundError: ..."}
@@ -220,6 +225,11 @@ again. {"revision": "4", "oldest": "120"}
 ERROR_REASON_COMPONENT_OWNED_BY_FILE: ErrorReason.ValueType  # 25
 """FAILED_PRECONDITION. A file owns the component; change the file.
 {"file": "retinue.yaml", "line": "12"}
+"""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 26
+"""ABORTED. The component has changed since the caller read it; the etag is
+the current one, empty where it does not exist.
+{"kind": "agent", "name": "assistant", "etag": "8c1f0a2b"}
 """
 ERROR_REASON_MCP_SERVER_UNAVAILABLE: ErrorReason.ValueType  # 40
 """UNAVAILABLE. The MCP server could not be started or reached, or it died.

@@ -1,0 +1,1 @@
+"""The agent loop: a model, its tools, and the conversation between them."""

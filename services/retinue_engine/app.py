@@ -1,0 +1,59 @@
+"""What the engine is made of, opened in the order in which one thing needs another."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from retinue.client import open_channel
+from retinue_engine import servicer_runs, servicer_sessions
+from retinue_engine.acceptance import Acceptance
+from retinue_engine.agent.loop import Means
+from retinue_engine.closures import open_closures
+from retinue_engine.host_toolbox import open_host_toolbox
+from retinue_engine.llm.pricing import PriceTable
+from retinue_engine.llm.routing import open_models
+from retinue_engine.settings import EngineSettings
+from retinue_engine.store import Store
+from retinue_engine.store_sqlite import open_sqlite_store
+from retinue_engine.supervisor import open_supervisor
+from retinue_engine.working import Worker
+from retinue_kit.server import Mount
+
+
+def open_store(settings: EngineSettings) -> AbstractAsyncContextManager[Store]:
+    """The store that the settings name."""
+    path = settings.sqlite_path
+    if path is not None:
+        return open_sqlite_store(path)
+    # The driver is imported where it is used: the embedded default starts without it.
+    from retinue_engine.store_mongo import open_mongo_store  # noqa: PLC0415
+
+    return open_mongo_store(settings.store)
+
+
+@asynccontextmanager
+async def open_app(settings: EngineSettings) -> AsyncIterator[Sequence[Mount]]:
+    """Open the engine and yield its services."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        store = await enter(open_store(settings))
+        registry = await enter(open_channel("registry", settings.registry_address, settings.access))
+        host = await enter(open_channel("MCP host", settings.mcp_host_address, settings.access))
+        closures = await enter(open_closures(registry))
+        toolbox = await enter(open_host_toolbox(host))
+        models = await enter(open_models())
+        prices = PriceTable()
+        await asyncio.to_thread(prices.warm)
+        worker = Worker(store, Means(models, toolbox, prices))
+        supervisor = await enter(
+            open_supervisor(
+                store, worker.work, lease_s=settings.lease_s, max_active_runs=settings.max_active_runs
+            )
+        )
+        acceptance = Acceptance(store, closures, supervisor)
+        runs = servicer_runs.RunServicer(store, acceptance, supervisor, settings.heartbeat_s)
+        sessions = servicer_sessions.SessionServicer(store)
+        yield [
+            Mount(servicer_runs.SERVICE, runs.add_to),
+            Mount(servicer_sessions.SERVICE, sessions.add_to),
+        ]

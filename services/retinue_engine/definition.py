@@ -1,0 +1,66 @@
+"""What a run runs, resolved: settings merged run over agent over llm over defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from retinue_engine.llm.model import Endpoint, Generation
+from retinue_engine.llm.pricing import Price
+from retinue_kit.secrets import resolve_secret
+
+MAX_ITERATIONS = 20
+TOOL_CONCURRENCY = 8
+LLM_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class LlmDefinition:
+    """A model and how to reach it; its secrets are still references."""
+
+    name: str
+    model: str
+    transport: Literal["direct", "litellm"]
+    protocol: Literal["openai_chat"] | None
+    base_url: str | None
+    api_key: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    timeout_s: float
+    price: Price
+
+    def endpoint(self) -> Endpoint:
+        """The endpoint, its secrets resolved here and now. Raises SecretNotFoundError."""
+        place = f"llms.{self.name}"
+        return Endpoint(
+            model=self.model,
+            base_url=self.base_url,
+            api_key=resolve_secret(self.api_key, field=f"{place}.api_key") if self.api_key else None,
+            headers={
+                name: resolve_secret(value, field=f"{place}.headers.{name}")
+                for name, value in self.headers.items()
+            },
+            timeout_s=self.timeout_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An MCP server at the version that a run uses."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDefinition:
+    """An agent with all that it needs."""
+
+    name: str
+    system_prompt: str
+    llm: LlmDefinition
+    generation: Generation
+    servers: tuple[Server, ...]
+    max_iterations: int
+    tool_concurrency: int
+    include_history: bool
+    timeout_s: float | None
+    """For the whole run; None: no limit."""

@@ -1,0 +1,154 @@
+"""The MCP host's tools: lists that are kept while they are known to hold, calls over one kept stream."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import orjson
+import structlog
+
+from retinue.client import ServiceChannel, Tools
+from retinue.client.backoff import backoff_s
+from retinue.errors import RetinueError, ServiceUnavailableError, error_from_facts
+from retinue.mcphost.v1 import service_pb2, tool_pb2
+from retinue_engine.definition import Server
+from retinue_engine.host_stream import HostStream, open_host_stream
+from retinue_engine.tools import OnProgress, Tool, ToolAnswer, ToolList, ToolRequest
+
+log = structlog.get_logger()
+
+STREAM_WAIT_S = 10.0
+"""How long a call waits for a stream to the host, which may be starting again."""
+
+_ListKey = tuple[str, tuple[Server, ...]]
+
+
+class HostToolbox:
+    """A Toolbox over the MCP host. Its owner keeps `keep_stream` running."""
+
+    def __init__(self, channel: ServiceChannel) -> None:
+        self._channel = channel
+        self._stream: HostStream | None = None
+        self._standing = asyncio.Event()
+        self._lists: dict[_ListKey, ToolList] = {}
+        self._changes = 0
+        self._call_ids = itertools.count(1)
+
+    async def keep_stream(self) -> None:
+        """Keep one stream to the host, from now until cancelled."""
+        waits = backoff_s()
+        while True:
+            try:
+                async with open_host_stream(self._channel) as stream:
+                    async for changed in stream.changes():
+                        if not self._standing.is_set():
+                            self._stream = stream
+                            self._forget(None)
+                            self._standing.set()
+                            waits = backoff_s()
+                        for each in changed:
+                            self._forget(each)
+            except RetinueError as error:
+                log.info("the stream to the MCP host broke off", error=error.message)
+            self._standing.clear()
+            self._stream = None
+            self._forget(None)
+            await asyncio.sleep(next(waits))
+
+    def _forget(self, changed: service_pb2.ToolsChanged | None) -> None:
+        self._changes += 1
+        for key in list(self._lists):
+            namespace, servers = key
+            if changed is None or (
+                namespace == changed.namespace and any(each.name == changed.server for each in servers)
+            ):
+                del self._lists[key]
+
+    async def list_tools(self, namespace: str, servers: Sequence[Server]) -> ToolList:
+        key = (namespace, tuple(servers))
+        kept = self._lists.get(key)
+        if kept is not None:
+            return kept
+        changes = self._changes
+        found = await self._ask(namespace, servers)
+        # Without a stream nobody would say that the list has changed.
+        if self._standing.is_set() and changes == self._changes:
+            self._lists[key] = found
+        return found
+
+    async def _ask(self, namespace: str, servers: Sequence[Server]) -> ToolList:
+        tools, failures = await Tools(self._channel, namespace).list(
+            [tool_pb2.ServerRef(name=each.name, version=each.version) for each in servers]
+        )
+        if failures:
+            failure = failures[0].failure
+            raise error_from_facts(failure.reason, failure.message, failure.metadata)
+        by_server = {each.name: each for each in servers}
+        by_name: dict[str, Tool] = {}
+        functions = []
+        for tool in tools:
+            by_name[tool.display_name] = Tool(
+                server=by_server[tool.server],
+                name=tool.name,
+                read_only=tool.annotations.read_only,
+                idempotent=tool.annotations.idempotent,
+            )
+            function = {
+                "name": tool.display_name,
+                "description": tool.description,
+                "parameters": orjson.loads(tool.input_schema_json or b"{}"),
+            }
+            functions.append({"type": "function", "function": function})
+        return ToolList(by_name, functions)
+
+    async def call_tool(self, request: ToolRequest, on_progress: OnProgress) -> ToolAnswer:
+        stream = self._stream or await self._wait_for_stream()
+        call = tool_pb2.ToolCall(
+            namespace=request.namespace,
+            server=tool_pb2.ServerRef(name=request.tool.server.name, version=request.tool.server.version),
+            tool=request.tool.name,
+            arguments_json=request.arguments_json,
+            idempotency_key=request.idempotency_key,
+            run_id=request.run_id,
+        )
+        return _answer(await stream.call(next(self._call_ids), call, on_progress))
+
+    async def _wait_for_stream(self) -> HostStream:
+        try:
+            async with asyncio.timeout(STREAM_WAIT_S):
+                while self._stream is None:
+                    await self._standing.wait()
+        except TimeoutError:
+            raise ServiceUnavailableError(
+                f"cannot reach the MCP host at {self._channel.address}: is it running?",
+                service=self._channel.service,
+                address=self._channel.address,
+            ) from None
+        return self._stream
+
+
+def _answer(result: tool_pb2.ToolResult) -> ToolAnswer:
+    parts = []
+    for content in result.content:
+        which = content.WhichOneof("part")
+        if which == "text":
+            parts.append(content.text)
+        elif which == "blob":
+            parts.append(f"[{content.blob.mime_type}, {len(content.blob.data)} bytes]")
+        elif which == "link":
+            parts.append(f"[{content.link.name}]({content.link.uri})")
+    text = "\n".join(parts) if parts else result.structured_json
+    return ToolAnswer(text, result.structured_json, result.is_error)
+
+
+@asynccontextmanager
+async def open_host_toolbox(channel: ServiceChannel) -> AsyncIterator[HostToolbox]:
+    """Open the toolbox; leaving ends its stream, and with it the calls on it."""
+    toolbox = HostToolbox(channel)
+    async with asyncio.TaskGroup() as group:
+        keeping = group.create_task(toolbox.keep_stream())
+        try:
+            yield toolbox
+        finally:
+            keeping.cancel()

@@ -1,0 +1,202 @@
+"""A run's journal while an engine works on it: numbers events, appends them in batches, shows them."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from retinue.engine.v1 import event_pb2, service_pb2
+from retinue.errors import ClaimLostError, PayloadTooLargeError, RetinueError, StoreUnavailableError
+from retinue_engine.feed import Feed
+from retinue_engine.store import JournalRecord, RunOutcome, Store
+
+log = structlog.get_logger()
+
+MAX_RECORD_BYTES = 1024 * 1024
+"""A record is sent to watchers as it is, and a response holds at most this much."""
+
+MAX_EVENT_BYTES = MAX_RECORD_BYTES - 1024
+
+MAX_TEXT = 64 * 1024
+"""Most characters of one text event."""
+
+_FRAME_BYTES = 40
+"""What number, time and framing add to an event after it is measured, at most."""
+
+RETRY_FIRST_S = 0.1
+RETRY_LONGEST_S = 5.0
+
+
+def encode_record(
+    root_run_id: str, writer: str, events: list[event_pb2.RunEvent], through: int
+) -> JournalRecord:
+    """The record of events, which follow one another."""
+    response = service_pb2.StreamRunResponse(events=events, through_sequence=through)
+    return JournalRecord(root_run_id, events[0].sequence, through, writer, response.SerializeToString())
+
+
+def stamp(event: event_pb2.RunEvent) -> None:
+    """Set an event's time to now."""
+    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+    event.time.seconds = seconds
+    event.time.nanos = nanos
+
+
+class Journal:
+    """Appends to one run tree's journal.
+
+    One append is in flight at a time; what comes meanwhile goes along with the next. `on_lost` is called
+    once where another claim has taken over: nothing more can be appended then.
+    """
+
+    def __init__(
+        self, store: Store, feed: Feed, root_run_id: str, writer: str, head: int, on_lost: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._feed = feed
+        self._root_run_id = root_run_id
+        self._writer = writer
+        self._head = head
+        self._on_lost = on_lost
+        self._pending: list[event_pb2.RunEvent] = []
+        self._pending_bytes = 0
+        self._texts: list[str] = []
+        self._text_length = 0
+        self._outcome: RunOutcome | None = None
+        self._in_flight = False
+        self._scheduled = False
+        self._failure: RetinueError | None = None
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._retry_s = RETRY_FIRST_S
+
+    @property
+    def head(self) -> int:
+        """The last number given."""
+        return self._head
+
+    def emit(self, event: event_pb2.RunEvent) -> None:
+        """Number an event and append it soon. Raises PayloadTooLargeError, ClaimLostError."""
+        size = event.ByteSize()
+        if size > MAX_EVENT_BYTES:
+            raise PayloadTooLargeError(
+                f"an event of {size} bytes is more than a journal takes ({MAX_EVENT_BYTES})",
+                size_bytes=size,
+                limit_bytes=MAX_EVENT_BYTES,
+            )
+        if self._failure:
+            raise self._failure
+        self._seal_text()
+        self._pending_bytes += size + _FRAME_BYTES
+        self._head += 1
+        event.sequence = self._head
+        stamp(event)
+        self._pending.append(event)
+        self._schedule()
+
+    def emit_text(self, run_id: str, path: str, text: str) -> None:
+        """Append text that a model wrote. Texts that wait together become one event."""
+        if self._failure or not text:
+            return
+        if len(text) > MAX_TEXT:
+            for start in range(0, len(text), MAX_TEXT):
+                self.emit_text(run_id, path, text[start : start + MAX_TEXT])
+            return
+        self._pending_bytes += 4 * len(text)
+        if self._texts:
+            last = self._pending[-1]
+            self._text_length += len(text)
+            if self._text_length <= MAX_TEXT and last.path == path and last.run_id == run_id:
+                self._texts.append(text)
+                return
+        self._seal_text()
+        self._text_length = len(text)
+        event = event_pb2.RunEvent(run_id=run_id, path=path, text_delta=event_pb2.TextDelta())
+        self._head += 1
+        event.sequence = self._head
+        stamp(event)
+        self._pending.append(event)
+        self._texts.append(text)
+        self._schedule()
+
+    def finish(self, event: event_pb2.RunEvent, outcome: RunOutcome) -> None:
+        """Append the last event, and with it what follows from it."""
+        self.emit(event)
+        self._outcome = outcome
+
+    async def commit(self) -> None:
+        """Wait until all that was emitted is durable. Raises ClaimLostError."""
+        if self._failure:
+            raise self._failure
+        if self._feed.through >= self._head:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((self._head, future))
+        await future
+
+    def _seal_text(self) -> None:
+        if self._texts:
+            self._pending[-1].text_delta.text = "".join(self._texts)
+            self._texts.clear()
+
+    def _schedule(self) -> None:
+        if not self._in_flight and not self._scheduled:
+            self._scheduled = True
+            # What is emitted in the same pass of the loop goes along.
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._in_flight or not self._pending or self._failure:
+            return
+        self._seal_text()
+        events, self._pending = self._pending, []
+        if self._pending_bytes > MAX_EVENT_BYTES:
+            count, size = 0, 0
+            for event in events:
+                size += event.ByteSize() + _FRAME_BYTES
+                if count and size > MAX_EVENT_BYTES:
+                    break
+                count += 1
+            events, self._pending = events[:count], events[count:]
+        self._pending_bytes = sum(event.ByteSize() + _FRAME_BYTES for event in self._pending)
+        record = encode_record(self._root_run_id, self._writer, events, events[-1].sequence)
+        self._append(record, None if self._pending else self._outcome)
+
+    def _append(self, record: JournalRecord, outcome: RunOutcome | None) -> None:
+        self._in_flight = True
+        self._store.append(record, outcome).add_done_callback(
+            lambda done: self._appended(record, outcome, done)
+        )
+
+    def _appended(
+        self, record: JournalRecord, outcome: RunOutcome | None, done: "asyncio.Future[None]"
+    ) -> None:
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or isinstance(error, StoreUnavailableError):
+            # Nothing is shown that is not stored, and nothing is given up: the store is asked again.
+            log.warning("append failed, trying again", run_id=self._root_run_id, error=str(error))
+            asyncio.get_running_loop().call_later(self._retry_s, self._append, record, outcome)
+            self._retry_s = min(self._retry_s * 2, RETRY_LONGEST_S)
+            return
+        self._in_flight = False
+        if error is not None:
+            self._fail(error)
+            return
+        self._retry_s = RETRY_FIRST_S
+        self._feed.publish(record)
+        while self._waiters and self._waiters[0][0] <= record.last_sequence:
+            _, waiter = self._waiters.pop(0)
+            if not waiter.done():
+                waiter.set_result(None)
+        self._flush()
+
+    def _fail(self, error: BaseException) -> None:
+        if not isinstance(error, ClaimLostError):
+            log.error("append failed by a bug", run_id=self._root_run_id, exc_info=error)
+        self._failure = ClaimLostError(f"cannot append to {self._root_run_id} any more: {error}")
+        for _, waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(self._failure)
+        self._waiters.clear()
+        self._on_lost()

@@ -1,0 +1,66 @@
+"""Which transport a call takes, and the two transports as one object with one lifetime."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Literal
+
+from retinue.errors import ComponentInvalidError, Violation
+from retinue_engine.llm.direct import DirectTransport, open_direct
+from retinue_engine.llm.litellm_transport import LitellmTransport, open_litellm
+from retinue_engine.llm.model import ChatRequest, Completion, Endpoint, OnText
+
+Transport = Literal["direct", "litellm"]
+Protocol = Literal["openai_chat"]
+
+_LITELLM_PROVIDERS: dict[Protocol, str] = {"openai_chat": "openai"}
+"""litellm's name of the provider that speaks a protocol."""
+
+
+def choose_transport(transport: Literal["auto", "direct", "litellm"], protocol: Protocol | None) -> Transport:
+    """The transport of a spec: `auto` is direct only where the protocol is declared.
+
+    Raises ComponentInvalidError for `direct` without a declared protocol.
+    """
+    if transport == "auto":
+        return "litellm" if protocol is None else "direct"
+    if transport == "direct" and protocol is None:
+        what = (
+            "transport `direct` needs a declared protocol: set `protocol: openai_chat` or another transport"
+        )
+        raise ComponentInvalidError(what, violations=[Violation("protocol", what)], kind="llm")
+    return transport
+
+
+class Models:
+    """Asks models over the transport that their spec chose."""
+
+    def __init__(self, direct: DirectTransport, litellm: LitellmTransport) -> None:
+        self._direct = direct
+        self._litellm = litellm
+
+    async def warm(self) -> None:
+        """Import litellm now, off the event loop, so that no call waits for it."""
+        await self._litellm.warm()
+
+    async def complete(
+        self,
+        transport: Transport,
+        endpoint: Endpoint,
+        request: ChatRequest,
+        on_text: OnText,
+        *,
+        protocol: Protocol | None = None,
+    ) -> Completion:
+        """Ask a model; see ChatModel. `protocol` is what the spec declares."""
+        if transport == "direct":
+            return await self._direct.complete(endpoint, request, on_text)
+        # litellm finds the provider by the model's name; a declared protocol says it, whatever the name.
+        provider = _LITELLM_PROVIDERS[protocol] if protocol else None
+        return await self._litellm.complete(endpoint, request, on_text, provider=provider)
+
+
+@asynccontextmanager
+async def open_models() -> AsyncIterator[Models]:
+    """Open both transports; leaving closes their connections. litellm is imported by the first use."""
+    async with open_direct() as direct, open_litellm() as litellm:
+        yield Models(direct, litellm)

@@ -1,0 +1,63 @@
+"""Taking a run over: read its journal, claim it by an append, or finish what the journal says is finished."""
+
+from typing import NamedTuple
+
+from retinue.engine.v1 import event_pb2, run_pb2, service_pb2
+from retinue.registry.v1.service_pb2 import ResolveComponentResponse
+from retinue_engine.convert import run_started
+from retinue_engine.history import replay
+from retinue_engine.journal import MAX_RECORD_BYTES, encode_record, stamp
+from retinue_engine.outcome import run_outcome
+from retinue_engine.store import JournalRecord, RunRow, Store
+
+
+class Takeover(NamedTuple):
+    """A run that is claimed."""
+
+    record: JournalRecord
+    """The claim."""
+    past: list[event_pb2.RunEvent]
+    """Everything before it, and itself."""
+
+
+async def read_events(store: Store, run_id: str) -> tuple[list[event_pb2.RunEvent], JournalRecord | None]:
+    """All events of a run, and its last record; None where it has none."""
+    events: list[event_pb2.RunEvent] = []
+    last: JournalRecord | None = None
+    while records := await store.read_journal(run_id, len(events), MAX_RECORD_BYTES):
+        for record in records:
+            events.extend(service_pb2.StreamRunResponse.FromString(record.data).events)
+        last = records[-1]
+    return events, last
+
+
+async def take_over(store: Store, row: RunRow, writer: str, lease_us: int) -> Takeover | None:
+    """Claim a run for a writer, which is set in the row.
+
+    None where its journal has ended already: then what follows from that is written. Raises ClaimLostError
+    where another engine was quicker.
+    """
+    events, last = await read_events(store, row.run_id)
+    if last is not None and events[-1].WhichOneof("event") == "run_finished":
+        # The journal ended, and what follows from it was not written: the engine stopped in between.
+        conversation = await replay(store, row, events)
+        result = events[-1].run_finished.result
+        end_us = events[-1].time.ToMicroseconds()
+        await store.append(last, run_outcome(row, result, end_us, conversation.session_messages()))
+        return None
+    row.writer = writer
+    if last is None:
+        # Accepted, and the engine stopped before the first record.
+        request = service_pb2.RunRequest.FromString(row.request)
+        event = run_started(row, request, ResolveComponentResponse.FromString(row.definition))
+    else:
+        event = event_pb2.RunEvent(
+            run_id=row.run_id,
+            sequence=events[-1].sequence + 1,
+            run_claimed=event_pb2.RunClaimed(engine_id=writer),
+        )
+        stamp(event)
+    record = encode_record(row.run_id, writer, [event], event.sequence)
+    await store.claim(row, record, lease_us)
+    row.state = run_pb2.RUN_STATE_RUNNING
+    return Takeover(record, [*events, event])

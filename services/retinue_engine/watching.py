@@ -1,0 +1,97 @@
+"""Watching: a run's story from any number on, from memory where it is there and else from the store."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from retinue.engine.v1 import service_pb2
+from retinue.errors import SequenceOutOfRangeError
+from retinue_engine.feed import Feed
+from retinue_engine.journal import MAX_RECORD_BYTES
+from retinue_engine.store import FINAL_STATES, JournalRecord, Store
+
+POLL_S = 0.1
+"""How often the store is asked about a run that another engine works on."""
+
+HEARTBEAT = b""
+"""An empty response."""
+
+
+class Feeds(Protocol):
+    """Where the feeds of runs at work are found."""
+
+    def feed_of(self, root_run_id: str) -> Feed | None:
+        """The feed of a run that this engine works on; None for every other."""
+
+
+def join_records(records: Sequence[JournalRecord], after: int) -> bytes:
+    """One serialized response with the events after a sequence.
+
+    Serialized messages one after another are a message with all their events. Only the first record may hold
+    events that the watcher has already: it alone is taken apart.
+    """
+    first = records[0]
+    if first.first_sequence > after:
+        return b"".join([record.data for record in records])
+    response = service_pb2.StreamRunResponse.FromString(first.data)
+    kept = [event for event in response.events if event.sequence > after]
+    rest = service_pb2.StreamRunResponse(events=kept, through_sequence=response.through_sequence)
+    return b"".join([rest.SerializeToString(), *(record.data for record in records[1:])])
+
+
+async def watch(
+    store: Store, feeds: Feeds, namespace: str, run_id: str, after: int, heartbeat_s: float
+) -> AsyncIterator[bytes]:
+    """Yield serialized responses with every event after a sequence, once and in order, to the last.
+
+    `run_id` is a root. Raises SequenceOutOfRangeError where `after` lies beyond the last event.
+    """
+    feed = feeds.feed_of(run_id)
+    await _check_place(store, feed, run_id, after)
+    silent_s = 0.0
+    while True:
+        records = feed.after(after, MAX_RECORD_BYTES) if feed else None
+        finished = feed is not None and feed.finished
+        if records is None:
+            # Asked before the journal is read: what is final then has its whole journal in the store.
+            row = await store.get_run(namespace, run_id)
+            finished = row is None or row.state in FINAL_STATES
+            records = await store.read_journal(run_id, after, MAX_RECORD_BYTES)
+        if records:
+            yield join_records(records, after)
+            after = records[-1].last_sequence
+            silent_s = 0.0
+            continue
+        if finished:
+            return
+        if feed is None or feed.ended:
+            feed = feeds.feed_of(run_id)
+        silent_s += await _wait(feed, heartbeat_s)
+        if silent_s >= heartbeat_s:
+            silent_s = 0.0
+            yield HEARTBEAT
+
+
+async def _wait(feed: Feed | None, heartbeat_s: float) -> float:
+    """Wait until there may be more; how many seconds of that were silence."""
+    if feed is None:
+        await asyncio.sleep(POLL_S)
+        return POLL_S
+    try:
+        async with asyncio.timeout(heartbeat_s):
+            await feed.changed()
+    except TimeoutError:
+        return heartbeat_s
+    return 0.0
+
+
+async def _check_place(store: Store, feed: Feed | None, run_id: str, after: int) -> None:
+    if after == 0:
+        return
+    through = feed.through if feed else await store.last_sequence(run_id)
+    if after > through:
+        raise SequenceOutOfRangeError(
+            f"run {run_id} has {through} events so far: watch after {through} or less",
+            after_sequence=after,
+            last_sequence=through,
+        )

@@ -1,0 +1,113 @@
+"""Working on a run: from where its journal stands to its last event, however it ends."""
+
+import asyncio
+
+import structlog
+
+from retinue.engine.v1 import event_pb2
+from retinue.engine.v1.run_pb2 import (
+    RUN_STATE_CANCELLED,
+    RUN_STATE_FAILED,
+    RUN_STATE_SUCCEEDED,
+    RunResult,
+)
+from retinue.errors import ClaimLostError, InternalError, RetinueError, RunTimeoutError
+from retinue_engine.agent.conversation import Conversation
+from retinue_engine.agent.loop import AgentLoop, Means
+from retinue_engine.convert import now_us
+from retinue_engine.definition import AgentDefinition
+from retinue_engine.history import definition_of, replay
+from retinue_engine.outcome import run_error, run_outcome, set_seconds
+from retinue_engine.store import Store
+from retinue_engine.supervisor import ActiveRun
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Works on agent runs."""
+
+    def __init__(self, store: Store, means: Means) -> None:
+        self._store = store
+        self._means = means
+
+    async def work(self, active: ActiveRun) -> None:
+        """Work on a run and write its end. Cancelled for another reason than the run's own, write nothing."""
+        row = active.row
+        agent = definition_of(row)
+        conversation = await replay(self._store, row, active.past)
+        result = RunResult(state=RUN_STATE_SUCCEEDED)
+        try:
+            if active.cancel_reason is None:
+                await self._run(active, agent, conversation)
+            else:
+                result.state = RUN_STATE_CANCELLED
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if active.cancel_reason is None or active.lost or task is None:
+                raise
+            task.uncancel()
+            result.state = RUN_STATE_CANCELLED
+        except ClaimLostError:
+            raise
+        except RetinueError as error:
+            result.state = RUN_STATE_FAILED
+            result.error.CopyFrom(run_error(error))
+        except Exception:
+            log.exception("a run failed by a bug", run_id=row.run_id)
+            result.state = RUN_STATE_FAILED
+            result.error.CopyFrom(
+                run_error(InternalError("internal error; the engine's log has the details"))
+            )
+        await self._end(active, conversation, result)
+
+    async def _run(self, active: ActiveRun, agent: AgentDefinition, conversation: Conversation) -> None:
+        loop = AgentLoop(
+            run_id=active.row.run_id,
+            namespace=active.row.namespace,
+            agent=agent,
+            conversation=conversation,
+            journal=active.journal,
+            means=self._means,
+        )
+        limit_s = agent.timeout_s
+        if limit_s is None:
+            await _sole_error(loop)
+            return
+        left_s = limit_s - (now_us() - active.row.create_us) / 1_000_000
+        try:
+            async with asyncio.timeout(max(left_s, 0.0)):
+                await _sole_error(loop)
+        except TimeoutError:
+            raise RunTimeoutError(
+                f"the run took longer than its timeout of {limit_s:g} s: "
+                "raise the agent's `timeout`, or the run's",
+                timeout_s=f"{limit_s:g}",
+            ) from None
+
+    async def _end(self, active: ActiveRun, conversation: Conversation, result: RunResult) -> None:
+        active.ending = True
+        row = active.row
+        result.output = conversation.output
+        result.finish_reason = conversation.finish_reason
+        result.usage.CopyFrom(conversation.usage)
+        result.cost.CopyFrom(conversation.cost)
+        result.turns = conversation.turns
+        result.tool_calls = conversation.tool_calls
+        result.cancel_reason = active.cancel_reason or "" if result.state == RUN_STATE_CANCELLED else ""
+        end_us = now_us()
+        set_seconds(result.duration, (end_us - row.create_us) / 1_000_000)
+        event = event_pb2.RunEvent(run_id=row.run_id, run_finished=event_pb2.RunFinished(result=result))
+        active.journal.finish(event, run_outcome(row, result, end_us, conversation.session_messages()))
+        await active.journal.commit()
+
+
+async def _sole_error(loop: AgentLoop) -> None:
+    """Run it; of the errors of calls side by side the first is raised, alone."""
+    try:
+        await loop.run()
+    except BaseExceptionGroup as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
