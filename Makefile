@@ -1,0 +1,73 @@
+# Everything that is done with this checkout. `make help` lists it.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BUF_VERSION := 1.75.0
+GRPCIO_TOOLS_VERSION := 1.80.0
+MYPY_PROTOBUF_VERSION := 5.1.0
+
+BIN := .venv/bin
+BUF := .tools/node_modules/.bin/buf
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+WORKERS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format generate chaos bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: .venv/.demo ## Install, start the three services, run an agent with a real MCP tool, stop
+	@$(BIN)/python scripts/demo.py
+
+test: .venv/.dev ## Install what the tests need, then run the whole suite
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+lint: .venv/.dev $(BUF) .venv-protoc/.installed ## Style, types, import rules, protos, generated code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python scripts/check_protos.py $(BUF)
+	PATH=$(CURDIR)/.venv-protoc/bin:$$PATH .venv-protoc/bin/python scripts/generate.py --check
+	.venv-protoc/bin/python scripts/reference.py --check
+
+format: .venv/.dev ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+generate: .venv-protoc/.installed ## Make the stubs and the reference pages from the protos
+	PATH=$(CURDIR)/.venv-protoc/bin:$$PATH .venv-protoc/bin/python scripts/generate.py
+	.venv-protoc/bin/python scripts/reference.py
+
+chaos: .venv/.dev ## Kill, stop and cut for long, and check every story afterwards
+	RETINUE_CHAOS=long $(BIN)/python -m pytest tests/chaos -s
+
+bench: .venv/.dev ## Measure against the bare gRPC floor, in one run
+	$(BIN)/python -m bench
+
+clean: ## Remove what the other targets made
+	rm -rf .venv .venv-protoc .tools bench/out
+
+.venv/.created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Retinue needs Python 3.11 or newer: set PYTHON=…")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.demo: .venv/.created pyproject.toml
+	$(PIP) install -e '.[all,examples]'
+	touch $@
+
+.venv/.dev: .venv/.created pyproject.toml
+	$(PIP) install -e '.[dev]'
+	touch $@ .venv/.demo
+
+.venv-protoc/.installed: Makefile
+	$(PYTHON) -m venv .venv-protoc
+	.venv-protoc/bin/python -m pip --quiet --disable-pip-version-check install \
+	  grpcio-tools==$(GRPCIO_TOOLS_VERSION) mypy-protobuf==$(MYPY_PROTOBUF_VERSION) 'setuptools<81'
+	touch $@
+
+$(BUF): .venv/.dev
+	PATH=$(CURDIR)/$(BIN):$$PATH npm install --silent --no-save --no-audit --no-fund --prefix .tools \
+	  @bufbuild/buf@$(BUF_VERSION)
+	touch $@
