@@ -53,8 +53,10 @@ class LitellmTransport:
         """Close the connections that litellm keeps; another call opens new ones."""
         if self._litellm is not None:
             await self._litellm.close_litellm_async_clients()
-            # Closed clients would stay in the cache and be used again.
+            # Closed clients would stay in the cache, and one in the module, and open sessions again that
+            # nothing closes.
             self._litellm.in_memory_llm_clients_cache.flush_cache()
+            vars(self._litellm).pop("module_level_aclient", None)
 
     async def complete(
         self, endpoint: Endpoint, request: ChatRequest, on_text: OnText, *, provider: str | None = None

@@ -19,7 +19,8 @@ class EventSplitter:
         self._endpoint = endpoint
         self._tail: list[bytes] = []  # parts of a line whose end has not come; joined once, when it has
         self._data: list[bytes] = []  # data lines of an event whose end has not come
-        self._held = 0
+        self._tail_bytes = 0
+        self._data_bytes = 0
         self._after_cr = False
         self._at_start = True
 
@@ -40,26 +41,30 @@ class EventSplitter:
             if self._tail:
                 lines[0] = b"".join([*self._tail, lines[0]])
                 self._tail.clear()
+                self._tail_bytes = 0
             if self._at_start:
                 self._at_start = False
                 lines[0] = lines[0].removeprefix(_BOM)
             self._take(lines, events)
         if tail:
             self._tail.append(tail)
-            self._held += len(tail)
-            if self._held > MAX_EVENT_BYTES:
-                raise not_in_protocol(self._endpoint, f"an event has more than {MAX_EVENT_BYTES} bytes")
+            self._tail_bytes += len(tail)
+        if self._tail_bytes + self._data_bytes > MAX_EVENT_BYTES:
+            raise not_in_protocol(self._endpoint, f"an event has more than {MAX_EVENT_BYTES} bytes")
         return events
 
     def _take(self, lines: list[bytes], events: list[bytes]) -> None:
-        data = self._data
+        data, held = self._data, self._data_bytes
         for line in lines:
             if not line:
                 if data:
                     events.append(data[0] if len(data) == 1 else b"\n".join(data))
                     data.clear()
+                    held = 0
             elif line.startswith(b"data:"):
                 data.append(line[6:] if line.startswith(b"data: ") else line[5:])
+                held += len(line)
             elif line == b"data":
                 data.append(b"")
-        self._held = sum(map(len, data))
+                held += len(line)
+        self._data_bytes = held

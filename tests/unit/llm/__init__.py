@@ -1,0 +1,1 @@
+"""The LLM adapter, part by part."""
