@@ -17,6 +17,13 @@ from retinue.common.v1 import error_pb2 as pb
 DOMAIN = "retinue"
 """The `domain` of every ErrorInfo that Retinue sends."""
 
+MAX_STATUS_MESSAGE_BYTES = 768
+MAX_STATUS_BYTES = 3584
+"""Clients take 8 KiB of trailers: the message in them is percent-encoded, the details, with it, are base64."""
+
+MAX_FIELD_BYTES = 256
+MAX_DESCRIPTION_BYTES = 512
+
 _PREFIX = "ERROR_REASON_"
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -292,21 +299,42 @@ def error_from_facts(
 
 
 def status_from_error(error: RetinueError) -> status_pb2.Status:
-    """The google.rpc.Status that carries an error, with ErrorInfo and, for fields, BadRequest."""
-    details = [
-        error_details_pb2.ErrorInfo(reason=reason_name(error.reason), domain=DOMAIN, metadata=error.facts)
-    ]
-    packed = [any_pb2.Any() for _ in details]
-    packed[0].Pack(details[0])
+    """The google.rpc.Status that carries an error, with ErrorInfo and, for fields, BadRequest.
+
+    It fits into the trailers of a call: what is longer is cut, and says so.
+    """
+    message = _cut(error.message, MAX_STATUS_MESSAGE_BYTES)
+    room = MAX_STATUS_BYTES - len(message.encode())
+    facts = {}
+    for name, value in error.facts.items():
+        facts[name] = _cut(value, max(room - len(name), 0))
+        room -= len(name) + len(facts[name].encode()) + 16
+    info = error_details_pb2.ErrorInfo(reason=reason_name(error.reason), domain=DOMAIN, metadata=facts)
+    packed = [any_pb2.Any()]
+    packed[0].Pack(info)
     if error.violations:
-        fields = [
-            error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-            for field, description in error.violations
-        ]
         packed.append(any_pb2.Any())
-        packed[-1].Pack(error_details_pb2.BadRequest(field_violations=fields))
+        packed[1].Pack(_bad_request(error.violations, room))
     code = getattr(code_pb2, error.code.name)
-    return status_pb2.Status(code=code, message=error.message, details=packed)
+    return status_pb2.Status(code=code, message=message, details=packed)
+
+
+def _bad_request(violations: Sequence[Violation], room: int) -> error_details_pb2.BadRequest:
+    bad_request = error_details_pb2.BadRequest()
+    for number, (field, description) in enumerate(violations):
+        added = bad_request.field_violations.add(
+            field=_cut(field, MAX_FIELD_BYTES), description=_cut(description, MAX_DESCRIPTION_BYTES)
+        )
+        room -= added.ByteSize() + 4
+        if number and room < 0:
+            added.field, added.description = "", f"and {len(violations) - number} more"
+            break
+    return bad_request
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    data = text.encode(errors="replace")
+    return text if len(data) <= most_bytes else data[:most_bytes].decode(errors="ignore") + "…"
 
 
 def error_from_rpc(failure: grpc.aio.AioRpcError) -> RetinueError:

@@ -1,0 +1,215 @@
+"""Between the protos and the registry's own types.
+
+Specs are converted by their descriptors, so that a new field needs no code here.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from retinue.registry.v1 import agent_pb2, component_pb2, llm_pb2, mcp_server_pb2, service_pb2
+from retinue_registry.component import Change, FileSource, Problem, Version
+from retinue_registry.models.fields import Broken
+
+SPECS: Mapping[str, type[Message]] = {
+    "llm": llm_pb2.LlmSpec,
+    "mcp_server": mcp_server_pb2.McpServerSpec,
+    "agent": agent_pb2.AgentSpec,
+}
+"""The message of each kind, as the cases of Component.spec."""
+
+_KEPT_ANSWERS = 16_384
+_PREFIX = "COMPONENT_KIND_"
+
+Put = Callable[[Message, Any], None]
+Take = Callable[[Any], Any]
+
+
+def kind_to_proto(kind: str) -> component_pb2.ComponentKind.ValueType:
+    """The number of a kind."""
+    return component_pb2.ComponentKind.Value(_PREFIX + kind.upper())
+
+
+def kind_from_proto(kind: component_pb2.ComponentKind.ValueType) -> str | None:
+    """The kind of a number; empty for unspecified, None for one that this registry does not know."""
+    if kind == component_pb2.COMPONENT_KIND_UNSPECIFIED:
+        return ""
+    return _KINDS.get(kind)
+
+
+_KINDS = {int(kind_to_proto(kind)): kind for kind in SPECS}
+
+
+class ProtoCodec:
+    """Stores a spec as its serialized message."""
+
+    def encode(self, kind: str, values: Mapping[str, Any]) -> bytes:
+        """The bytes of a spec's values; equal values give equal bytes."""
+        message = SPECS[kind]()
+        fill(message, values)
+        return message.SerializeToString(deterministic=True)
+
+    def decode(self, kind: str, data: bytes) -> dict[str, Any]:
+        """The values of a spec's bytes."""
+        return values_of(SPECS[kind].FromString(data))
+
+
+def enum_words(enum: EnumDescriptor) -> dict[int, str]:
+    """How the numbers of an enum are written in files: `LLM_TRANSPORT_DIRECT` is `direct`."""
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return {value.number: value.name.removeprefix(prefix).lower() for value in enum.values}
+
+
+def is_map(field: Any) -> bool:
+    """Whether a field is a map."""
+    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
+
+
+def fill(message: Message, values: Mapping[str, Any]) -> None:
+    """Set the fields of a message from values that keep the rules of its model."""
+    puts = _puts(message.DESCRIPTOR)
+    for name, value in values.items():
+        puts[name](message, value)
+
+
+def values_of(message: Message) -> dict[str, Any]:
+    """The fields of a message that are set, as a file would write them."""
+    takes = _takes(message.DESCRIPTOR)
+    return {field.name: takes[field.name](value) for field, value in message.ListFields()}
+
+
+@functools.cache
+def _puts(descriptor: Any) -> Mapping[str, Put]:
+    return {field.name: _put(field) for field in descriptor.fields}
+
+
+@functools.cache
+def _takes(descriptor: Any) -> Mapping[str, Take]:
+    return {field.name: _take(field) for field in descriptor.fields}
+
+
+def _put(field: Any) -> Put:
+    name = field.name
+    if is_map(field):
+        return lambda message, value: getattr(message, name).update(value)
+    if field.is_repeated:
+        return lambda message, value: getattr(message, name).extend(value)
+    if field.message_type is not None and field.message_type.full_name == Duration.DESCRIPTOR.full_name:
+        return lambda message, value: getattr(message, name).FromJsonString(value)
+    if field.message_type is not None:
+
+        def put(message: Message, value: Any) -> None:
+            part = getattr(message, name)
+            part.SetInParent()
+            fill(part, value)
+
+        return put
+    if field.enum_type is not None:
+        numbers = {word: number for number, word in enum_words(field.enum_type).items()}
+        return lambda message, value: setattr(message, name, numbers[value])
+    return lambda message, value: setattr(message, name, value)
+
+
+def _take(field: Any) -> Take:
+    if is_map(field):
+        return dict
+    if field.is_repeated:
+        return list
+    if field.message_type is not None and field.message_type.full_name == Duration.DESCRIPTOR.full_name:
+        return _duration_text
+    if field.message_type is not None:
+        return values_of
+    if field.enum_type is not None:
+        words = enum_words(field.enum_type)
+        return lambda number: words.get(number, str(number))
+    return lambda value: value
+
+
+def _duration_text(span: Duration) -> str:
+    nanos = span.seconds * 1_000_000_000 + span.nanos
+    return f"{nanos // 1_000_000_000}.{nanos % 1_000_000_000:09}s" if nanos >= 0 else f"{nanos}ns"
+
+
+def unknown_fields(message: Message, place: tuple[str | int, ...] = ()) -> Iterator[Broken]:
+    """Yield the fields that a newer caller has set and this registry does not know."""
+    unknown: Any
+    for unknown in UnknownFieldSet(message):  # type: ignore[attr-defined] # the stubs lack __iter__
+        yield Broken(place, f"has the field number {unknown.field_number}, which this registry does not know")
+    for field, value in message.ListFields():
+        if field.message_type is None or is_map(field):
+            continue
+        for each in value if field.is_repeated else (value,):
+            yield from unknown_fields(each, (*place, field.name))
+
+
+class Answers:
+    """Components as they are sent, each built once and kept; what is taken from here must not be changed."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, object], component_pb2.Component] = {}
+
+    def component(self, version: Version) -> component_pb2.Component:
+        """The Component of a version."""
+        place = (version.revision, version.source)
+        found = self._kept.get(place)
+        if found is None:
+            found = _component(version)
+            if len(self._kept) >= _KEPT_ANSWERS:
+                self._kept.pop(next(iter(self._kept)))
+            self._kept[place] = found
+        return found
+
+    def change(self, change: Change) -> service_pb2.ComponentChange:
+        """The ComponentChange of a change."""
+        if not change.after.deleted:
+            return service_pb2.ComponentChange(
+                type=service_pb2.CHANGE_TYPE_STORED,
+                component=self.component(change.after),
+                revision=change.revision,
+            )
+        return service_pb2.ComponentChange(
+            type=service_pb2.CHANGE_TYPE_DELETED,
+            component=self.component(change.before or change.after),
+            revision=change.revision,
+        )
+
+
+def _component(version: Version) -> component_pb2.Component:
+    namespace, kind, name = version.key
+    result = component_pb2.Component(
+        namespace=namespace,
+        kind=kind_to_proto(kind),
+        name=name,
+        labels=version.labels,
+        version=version.version,
+        etag=version.etag,
+        revision=version.revision,
+        create_time=_timestamp(version.create_time_us),
+        update_time=_timestamp(version.update_time_us),
+    )
+    if isinstance(version.source, FileSource):
+        result.source.file.path = version.source.path
+        result.source.file.line = version.source.line
+    else:
+        result.source.api.SetInParent()
+    spec = getattr(result, kind)
+    spec.SetInParent()
+    spec.MergeFromString(version.spec)
+    return result
+
+
+def _timestamp(time_us: int) -> Timestamp:
+    return Timestamp(seconds=time_us // 1_000_000, nanos=time_us % 1_000_000 * 1000)
+
+
+def problem_to_proto(problem: Problem) -> service_pb2.Problem:
+    """The Problem of a problem."""
+    return service_pb2.Problem(
+        path=problem.path, line=problem.line, field=problem.field, message=problem.message
+    )

@@ -1,0 +1,130 @@
+"""Checks one file: from its tree to drafts, and to everything that is wrong with it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retinue_registry.component import DEFAULT_NAMESPACE, Draft, FileSource, Key, Problem
+from retinue_registry.files.discover import ANCHOR, read_text
+from retinue_registry.files.json_tree import read_json
+from retinue_registry.files.tree import Place, Tree, UnreadableError
+from retinue_registry.files.yaml_tree import read_yaml
+from retinue_registry.kinds import KINDS, Kind
+from retinue_registry.models.fields import Broken
+from retinue_registry.nearest import did_you_mean
+from retinue_registry.validation import LABELS, check_labels, check_name, check_spec, field_text
+
+NAMESPACE = "namespace"
+INCLUDE = "include"
+_PLURALS = {kind.plural: kind for kind in KINDS.values()}
+
+
+@dataclass(slots=True)
+class SourceFile:
+    """What one file of a project gives."""
+
+    path: str
+    """Relative to the project's folder, with `/`."""
+    namespace: str | None = None
+    """None where it could not be read."""
+    drafts: list[Draft] = field(default_factory=list)
+    """Those of its components that break no rule of their own."""
+    declared: dict[Key, int] = field(default_factory=dict)
+    """The line of each component whose name could be read, right or wrong."""
+    include: list[str] | None = None
+    """The anchor's patterns; None where they could not be read, or it is not the anchor."""
+    problems: list[Problem] = field(default_factory=list)
+    needs: list[tuple[Place, Key]] = field(default_factory=list)
+    """What its components refer to, each with its place, of wrong components too."""
+    tree: Tree = field(default_factory=Tree)
+
+    def problem(self, place: Place, message: str, *, line: int | None = None) -> None:
+        """Note what is wrong at a place."""
+        line = self.tree.line(place) if line is None else line
+        self.problems.append(Problem(self.path, line, field_text(place), message, self.namespace))
+
+
+def read_source_file(path: Path, relative: str, *, anchor: bool = False) -> SourceFile:
+    """Read and check one file. It never raises for what the file holds."""
+    result = SourceFile(relative)
+    try:
+        text = read_text(path)
+        result.tree = read_json(text) if path.suffix == ".json" else read_yaml(text)
+    except UnreadableError as error:
+        result.problem((), error.message, line=error.line)
+        return result
+    _check(result, path.parent.absolute(), anchor=anchor)
+    return result
+
+
+def _check(result: SourceFile, folder: Path, *, anchor: bool) -> None:
+    data = {} if result.tree.data is None else result.tree.data
+    if not isinstance(data, dict):
+        result.problem((), f"must be a mapping with the keys {', '.join([NAMESPACE, *_PLURALS])}")
+        return
+    given = data.get(NAMESPACE, DEFAULT_NAMESPACE)
+    wrong = check_name(given) if isinstance(given, str) else "must be text: put it in quotes"
+    result.namespace = None if wrong else given
+    if wrong:
+        result.problem((NAMESPACE,), wrong)
+    for line, place, message in result.tree.faults:
+        result.problem(place, message, line=line)
+    if anchor:
+        result.include = _include(result, data)
+    elif INCLUDE in data:
+        result.problem((INCLUDE,), f"is only allowed in {ANCHOR}")
+    names = [NAMESPACE, *([INCLUDE] if anchor else []), *_PLURALS]
+    for name, value in data.items():
+        if name in _PLURALS:
+            _check_kind(result, _PLURALS[name], value, folder)
+        elif name not in {NAMESPACE, INCLUDE}:
+            near = did_you_mean(name, names)
+            result.problem((name,), "there is no such key" + (near or f"; there are {', '.join(names)}"))
+
+
+def _include(result: SourceFile, data: Mapping[str, Any]) -> list[str] | None:
+    patterns = data.get(INCLUDE, [])
+    if isinstance(patterns, list) and all(isinstance(each, str) and each for each in patterns):
+        return patterns
+    result.problem((INCLUDE,), 'must be a list of patterns, for example ["agents/*.yaml"]')
+    return None
+
+
+def _check_kind(result: SourceFile, kind: Kind, components: object, folder: Path) -> None:
+    if components is None:
+        return
+    if not isinstance(components, dict):
+        result.problem((kind.plural,), f"must be a mapping from name to {kind.name}")
+        return
+    for name, entry in components.items():
+        place = (kind.plural, name)
+        wrong = check_name(name)
+        if wrong:
+            result.problem(place, wrong)
+        elif result.namespace:
+            result.declared[Key(result.namespace, kind.name, name)] = result.tree.line(place)
+        if entry is not None and not isinstance(entry, dict):
+            result.problem(place, f"must be a mapping with the fields of the {kind.name}")
+        else:
+            _check_entry(result, kind, name, entry or {}, folder)
+
+
+def _check_entry(result: SourceFile, kind: Kind, name: str, entry: Mapping[str, Any], folder: Path) -> None:
+    place = (kind.plural, name)
+    spec, broken = check_spec(kind.name, {key: value for key, value in entry.items() if key != LABELS})
+    labels, broken_labels = check_labels(entry.get(LABELS, {}))
+    _note(result, place, (*broken, *broken_labels))
+    for where, needed, wanted in kind.references(entry):
+        if result.namespace and not check_name(wanted):
+            result.needs.append(((*place, *where), Key(result.namespace, needed, wanted)))
+    if spec is None or broken_labels or result.namespace is None:
+        return
+    source = FileSource(result.path, result.tree.line(place))
+    key = Key(result.namespace, kind.name, name)
+    result.drafts.append(Draft(key, labels, spec.in_folder(folder), source, field_text(place)))
+
+
+def _note(result: SourceFile, place: Place, broken: Iterable[Broken]) -> None:
+    for each in broken:
+        result.problem((*place, *each.place), each.message)

@@ -1,0 +1,124 @@
+"""Reads the requests of the API: what they name, and drafts from the components that they bring."""
+
+import hashlib
+
+from retinue.errors import ComponentInvalidError, InvalidArgumentError, Violation
+from retinue.registry.v1 import component_pb2, service_pb2
+from retinue_registry.component import DEFAULT_NAMESPACE, ApiSource, Draft, Key
+from retinue_registry.convert import SPECS, kind_from_proto, unknown_fields, values_of
+from retinue_registry.models import Spec
+from retinue_registry.models.fields import Broken
+from retinue_registry.validation import check_labels, check_name, check_spec, field_text
+
+MAX_REQUEST_ID = 128
+MAX_NAME = 63
+
+
+def read_namespace(given: str) -> str:
+    """The namespace that a request means. Raises InvalidArgumentError."""
+    if given and (wrong := check_name(given)):
+        raise InvalidArgumentError(f"namespace: {wrong}", violations=[Violation("namespace", wrong)])
+    return given or DEFAULT_NAMESPACE
+
+
+def read_kind(given: component_pb2.ComponentKind.ValueType, *, field: str = "kind") -> str:
+    """The kind that a request names, or the empty text. Raises InvalidArgumentError."""
+    kind = kind_from_proto(given)
+    if kind is None:
+        wrong = f"the kind number {given} is not known to this registry"
+        raise InvalidArgumentError(f"{field}: {wrong}", violations=[Violation(field, wrong)])
+    return kind
+
+
+def read_key(namespace: str, ref: component_pb2.ComponentRef, *, kind_needed: bool) -> tuple[Key, int]:
+    """The key and version that a reference names. Raises InvalidArgumentError."""
+    kind = read_kind(ref.kind, field="component.kind")
+    violations = []
+    if kind_needed and not kind:
+        violations.append(Violation("component.kind", "must be set"))
+    if not 1 <= len(ref.name) <= MAX_NAME:
+        violations.append(Violation("component.name", f"must have 1 to {MAX_NAME} characters"))
+    if ref.version < 0:
+        violations.append(Violation("component.version", "must be 0 for the current one, or a version"))
+    if violations:
+        message = "; ".join(f"{field} {text}" for field, text in violations)
+        raise InvalidArgumentError(message, violations=violations)
+    return Key(read_namespace(namespace), kind, ref.name), ref.version
+
+
+def read_apply(request: service_pb2.ApplyComponentsRequest) -> list[Draft]:
+    """The drafts that an apply brings. Raises ComponentInvalidError with all that is wrong with them."""
+    namespace = read_namespace(request.namespace)
+    if len(request.request_id) > MAX_REQUEST_ID:
+        wrong = f"must have at most {MAX_REQUEST_ID} characters"
+        raise InvalidArgumentError(f"request_id {wrong}", violations=[Violation("request_id", wrong)])
+    drafts: list[Draft] = []
+    broken: list[Broken] = [*unknown_fields(request)] if not request.components else []
+    for index, component in enumerate(request.components):
+        draft, found = _draft(component, namespace, f"components[{index}]")
+        broken += [Broken(("components", index, *each.place), each.message) for each in found]
+        if draft:
+            drafts.append(draft)
+    if broken:
+        raise _invalid(broken, request)
+    return drafts
+
+
+def _draft(
+    component: component_pb2.Component, namespace: str, field: str
+) -> tuple[Draft | None, list[Broken]]:
+    broken = list(unknown_fields(component))
+    kind = component.WhichOneof("spec")
+    said = kind_from_proto(component.kind)
+    if kind not in SPECS:
+        kind = None
+        broken.append(Broken((), f"has no spec: set one of {', '.join(SPECS)}"))
+    elif said not in {"", kind}:
+        broken.append(Broken(("kind",), f"does not fit the spec, which is that of the kind {kind}"))
+    if wrong := check_name(component.name):
+        broken.append(Broken(("name",), wrong))
+    if component.namespace and (wrong := check_name(component.namespace)):
+        broken.append(Broken(("namespace",), wrong))
+    labels, broken_labels = check_labels(dict(component.labels))
+    broken += broken_labels
+    spec: Spec | None = None
+    if kind:
+        spec, found = check_spec(kind, values_of(getattr(component, kind)))
+        found += spec.without_folder() if spec else ()
+        broken += [Broken((kind, *each.place), each.message) for each in found]
+    if broken or spec is None or kind is None:
+        return None, broken
+    key = Key(component.namespace or namespace, kind, component.name)
+    return Draft(key, labels, spec, ApiSource(), f"{field}.{kind}", component.etag), []
+
+
+def _invalid(broken: list[Broken], request: service_pb2.ApplyComponentsRequest) -> ComponentInvalidError:
+    violations = [Violation(field_text(each.place), each.message) for each in broken]
+    first = violations[0]
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    place = broken[0].place
+    index = place[1] if len(place) > 1 else None
+    component = request.components[index] if isinstance(index, int) else None
+    kind = (component.WhichOneof("spec") or None) if component else None
+    return ComponentInvalidError(
+        f"{first.field}: {first.description}{more}",
+        violations=violations,
+        kind=kind,
+        name=component.name[:MAX_REQUEST_ID] if component else None,
+    )
+
+
+def read_llm(given: str) -> str:
+    """The name of the llm that a resolve asks for. Raises InvalidArgumentError."""
+    if len(given) > MAX_NAME:
+        wrong = f"must have at most {MAX_NAME} characters"
+        raise InvalidArgumentError(f"llm {wrong}", violations=[Violation("llm", wrong)])
+    return given
+
+
+def digest(request: service_pb2.ApplyComponentsRequest) -> bytes:
+    """What tells one request from another, without its request_id."""
+    same = service_pb2.ApplyComponentsRequest()
+    same.CopyFrom(request)
+    same.ClearField("request_id")
+    return hashlib.sha256(same.SerializeToString(deterministic=True)).digest()

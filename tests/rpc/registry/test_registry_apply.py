@@ -1,0 +1,210 @@
+"""Applying components: all or none, versions, etags, request ids, and everything that is refused."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from retinue.client import Components
+from retinue.errors import (
+    ComponentInvalidError,
+    ComponentNotFoundError,
+    EtagMismatchError,
+    InvalidArgumentError,
+    ReferenceNotFoundError,
+    RequestIdReusedError,
+    RetinueError,
+)
+from retinue.registry.v1 import component_pb2, llm_pb2, service_pb2
+from tests.rpc.registry.serving import AGENT, BOUND_S, LLM, agent, llm, server, serving, stdio
+
+CREATED = service_pb2.APPLY_OUTCOME_CREATED
+UPDATED = service_pb2.APPLY_OUTCOME_UPDATED
+UNCHANGED = service_pb2.APPLY_OUTCOME_UNCHANGED
+
+
+async def names(components: Components) -> list[str]:
+    return [each.name async for each in components.list()]
+
+
+async def test_a_set_is_stored_and_each_change_makes_a_version_and_a_revision(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        first = await components.apply([agent("a"), llm("fast")])
+        assert [each.outcome for each in first.applied] == [CREATED, CREATED]
+        assert [each.component.revision for each in first.applied] == [1, 2]
+        assert first.revision == 2
+        assert first.applied[0].component.source.HasField("api")
+        second = await components.apply([llm("fast", "m2"), agent("a")])
+        assert [each.outcome for each in second.applied] == [UPDATED, UNCHANGED]
+        assert [each.component.version for each in second.applied] == [2, 1]
+        assert second.revision == 3
+        assert second.applied[0].component.etag != first.applied[1].component.etag
+        labelled = await components.apply([llm("fast", "m2", labels={"a": "b"})])
+        assert labelled.applied[0].outcome == UPDATED
+        assert labelled.applied[0].component.version == 3
+
+
+async def test_every_violation_of_a_set_comes_at_once_and_nothing_is_stored(tmp_path: Path) -> None:
+    bad = agent("Bad", "fast", max_iterations=0, timeout=Duration(seconds=-1))
+    bad.kind = LLM
+    bad.labels[""] = "x"
+    secret = component_pb2.Component(name="s", llm=llm_pb2.LlmSpec(model="m", api_key="hunter2"))
+    paths = component_pb2.Component(name="p", mcp_server=stdio("./x", cwd="y", env={"A": "${file:z}"}))
+    async with serving(tmp_path) as components:
+        with pytest.raises(ComponentInvalidError) as caught:
+            await components.apply([llm("fast"), bad, secret, paths, component_pb2.Component(name="none")])
+        assert sorted(violation.field for violation in caught.value.violations) == [
+            "components[1].agent.max_iterations",
+            "components[1].agent.timeout",
+            "components[1].kind",
+            "components[1].labels.",
+            "components[1].name",
+            "components[2].llm.api_key",
+            "components[3].mcp_server.stdio.command",
+            "components[3].mcp_server.stdio.cwd",
+            "components[3].mcp_server.stdio.env.A",
+            "components[4]",
+        ]
+        assert "hunter2" not in str(caught.value)
+        assert await names(components) == []
+
+
+async def test_an_error_with_very_many_violations_arrives_and_counts_the_rest(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        with pytest.raises(ComponentInvalidError) as caught:
+            await components.apply([llm("N" * 500, "") for _ in range(1000)])
+        assert "more" in caught.value.violations[-1].description
+        with pytest.raises(ReferenceNotFoundError) as missing:
+            await components.apply([agent(f"a{number}", f"none-{number}") for number in range(1000)])
+        assert "more" in missing.value.violations[-1].description
+        with pytest.raises(ComponentInvalidError) as large:
+            await components.apply([llm("fast", labels={"é" * 100_000: "${env:X}"}) for _ in range(9)])
+        assert "labels.éé" in large.value.violations[0].field
+
+
+async def test_a_field_of_a_newer_client_is_not_ignored(tmp_path: Path) -> None:
+    newer = llm("fast")
+    newer.llm.MergeFromString(b"\xa0\x06\x01")  # field 100
+    async with serving(tmp_path) as components:
+        with pytest.raises(ComponentInvalidError) as caught:
+            await components.apply([newer])
+        (violation,) = caught.value.violations
+        assert violation.field == "components[0].llm"
+        assert "field number 100" in violation.description
+
+
+async def test_a_reference_that_leads_nowhere_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        with pytest.raises(ReferenceNotFoundError, match="did you mean fast") as caught:
+            await components.apply([llm("fast"), agent("a", "fats", mcp_servers=["time"])])
+        assert [violation.field for violation in caught.value.violations] == [
+            "components[1].agent.llm",
+            "components[1].agent.mcp_servers[0]",
+        ]
+        assert caught.value.facts == {"kind": "agent", "name": "a", "missing": "llm/fats"}
+        assert await names(components) == []
+
+
+async def test_a_component_stands_once_in_a_set(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        with pytest.raises(ComponentInvalidError, match=r"stands in components\[0\]\.llm already"):
+            await components.apply([llm("fast"), server("fast"), llm("fast", "m2")])
+
+
+async def test_an_etag_must_be_the_current_one(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        first = (await components.apply([llm("fast")])).applied[0].component
+        second = (await components.apply([llm("fast", "m2", etag=first.etag)])).applied[0].component
+        with pytest.raises(EtagMismatchError) as caught:
+            await components.apply([llm("other"), llm("fast", "m3", etag=first.etag)])
+        assert caught.value.facts == {"kind": "llm", "name": "fast", "etag": second.etag}
+        with pytest.raises(EtagMismatchError):
+            await components.apply([llm("new", etag="x")])
+        assert await names(components) == ["fast"]
+
+
+async def test_a_request_sent_again_gets_its_first_answer(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        first = await components.apply([llm("fast"), llm("slow")], request_id="r1")
+        await components.apply([llm("fast", "m2")])
+        again = await components.apply([llm("fast"), llm("slow")], request_id="r1")
+        assert again == first
+        assert (await components.get(LLM, "fast")).version == 2
+        with pytest.raises(RequestIdReusedError) as caught:
+            await components.apply([llm("fast", "m3")], request_id="r1")
+        assert caught.value.facts == {"request_id": "r1"}
+        with pytest.raises(InvalidArgumentError, match="128"):
+            await components.apply([llm("fast")], request_id="x" * 129)
+    async with serving(tmp_path) as components:
+        assert await components.apply([llm("fast"), llm("slow")], request_id="r1") == first
+
+
+async def test_one_request_sent_many_times_at_once_is_done_once(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        answers = await asyncio.gather(*(components.apply([llm("fast")], request_id="r") for _ in range(20)))
+        assert all(answer == answers[0] for answer in answers)
+        assert answers[0].applied[0].outcome == CREATED
+        assert (await components.get(LLM, "fast")).version == 1
+
+
+async def test_a_refused_request_may_be_mended_under_its_id(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        with pytest.raises(ReferenceNotFoundError):
+            await components.apply([agent("a")], request_id="r")
+        await components.apply([agent("a"), llm("fast")], request_id="r")
+
+
+async def test_of_32_writers_every_accepted_write_is_a_version(tmp_path: Path) -> None:
+    accepted: list[component_pb2.Component] = []
+
+    async def write(components: Components, writer: int) -> None:
+        for turn in range(8):
+            response = await components.apply([llm("fast", f"m-{writer}-{turn}")])
+            assert response.applied[0].outcome in {CREATED, UPDATED}
+            accepted.append(response.applied[0].component)
+
+    async with serving(tmp_path) as components:
+        async with asyncio.timeout(BOUND_S), asyncio.TaskGroup() as group:
+            for writer in range(32):
+                group.create_task(write(components, writer))
+        assert sorted(each.version for each in accepted) == list(range(1, 257))
+        assert len({each.etag for each in accepted}) == 256
+        by_version = sorted(accepted, key=lambda each: each.version)
+        revisions = [each.revision for each in by_version]
+        assert revisions == sorted(set(revisions))
+        for each in by_version[::17]:
+            assert await components.get(LLM, "fast", version=each.version) == each
+
+
+async def test_of_writers_with_the_same_etag_one_wins(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        etag = (await components.apply([llm("fast")])).applied[0].component.etag
+        tries = await asyncio.gather(
+            *(components.apply([llm("fast", f"m{n}", etag=etag)]) for n in range(16)), return_exceptions=True
+        )
+        assert sum(isinstance(each, Message) for each in tries) == 1
+        assert sum(isinstance(each, EtagMismatchError) for each in tries) == 15
+        assert (await components.get(LLM, "fast")).version == 2
+
+
+async def test_a_write_whose_caller_went_away_is_whole_or_not_there(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        await components.apply([llm("fast")])
+        for number in range(30):
+            call = asyncio.ensure_future(components.apply([agent(f"a{number}"), agent(f"b{number}")]))
+            for _ in range(number % 10):
+                await asyncio.sleep(0)
+            call.cancel()
+            with pytest.raises((asyncio.CancelledError, RetinueError)):
+                await call
+            # A later write waits behind it, so that what is read is settled.
+            await components.apply([llm("fast", f"m{number}")])
+            there = []
+            for name in (f"a{number}", f"b{number}"):
+                try:
+                    there.append((await components.get(AGENT, name)).version)
+                except ComponentNotFoundError:
+                    there.append(0)
+            assert there in ([0, 0], [1, 1])

@@ -1,0 +1,323 @@
+"""The models: the same fields as the protos, and each rule with a message that says what to do."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from retinue.registry.v1 import component_pb2
+from retinue_registry.convert import SPECS, ProtoCodec, enum_words, fill, is_map, kind_to_proto, values_of
+from retinue_registry.kinds import KINDS
+from retinue_registry.models.fields import NAME, Part
+from retinue_registry.validation import LABELS, check_labels, check_spec, field_text
+
+FULL: dict[str, dict[str, Any]] = {
+    "llm": {
+        "description": "Thinks.",
+        "model": "gpt-4o-mini",
+        "protocol": "openai_chat",
+        "transport": "direct",
+        "base_url": "https://api.openai.com/v1",
+        "api_key": "${env:OPENAI_API_KEY}",
+        "headers": {"X-Team": "Bearer ${file:/run/secrets/team}"},
+        "generation": {
+            "temperature": 0.0,
+            "top_p": 0.5,
+            "max_output_tokens": 2**40,
+            "seed": -7,
+            "stop": ["END", "STOP"],
+        },
+        "timeout": "1.5s",
+        "price": {
+            "input_nano_usd_per_million": 0,
+            "output_nano_usd_per_million": 600_000_000,
+            "cached_input_nano_usd_per_million": 75_000_000,
+        },
+    },
+    "mcp_server": {
+        "description": "Tells the time.",
+        "stdio": {
+            "command": "/opt/time",
+            "args": ["--utc", ""],
+            "env": {"TOKEN": "${env:TOKEN}"},
+            "cwd": "/srv",
+        },
+        "connect_timeout": "30s",
+        "call_timeout": "60s",
+        "idle_timeout": "300s",
+    },
+    "agent": {
+        "description": "Helps.",
+        "llm": "fast",
+        "system_prompt": "You help.\n",
+        "mcp_servers": ["time", "mail"],
+        "generation": {"temperature": 2.0},
+        "max_iterations": 3,
+        "tool_concurrency": 1,
+        "include_history": False,
+        "timeout": "0.25s",
+    },
+}
+"""A spec of each kind with every field set, as it is after validation."""
+HTTP = {
+    "streamable_http": {"url": "https://example.com/mcp", "headers": {"Authorization": "Bearer ${env:TOKEN}"}}
+}
+MINIMAL: dict[str, dict[str, Any]] = {
+    "llm": {"model": "m"},
+    "mcp_server": {"stdio": {"command": "c"}},
+    "agent": {"llm": "fast"},
+}
+
+
+def _part_of(annotation: Any) -> type[Part] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    return next((part for each in get_args(annotation) if (part := _part_of(each))), None)
+
+
+def _pairs(message: Any, model: type[BaseModel], place: str) -> Iterator[tuple[Any, type[BaseModel], str]]:
+    yield message, model, place
+    for field in message.fields:
+        part = _part_of(model.model_fields[field.name].annotation)
+        if part is not None:
+            yield from _pairs(field.message_type, part, f"{place}.{field.name}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_proto_and_model_have_the_same_fields_and_words(kind: str) -> None:
+    for message, model, place in _pairs(SPECS[kind].DESCRIPTOR, KINDS[kind].model, kind):
+        assert set(message.fields_by_name) == set(model.model_fields), place
+        for field in message.fields:
+            annotation = model.model_fields[field.name].annotation
+            if field.enum_type is not None:
+                words = {w for each in (annotation, *get_args(annotation)) for w in get_args(each)}
+                known = {word for number, word in enum_words(field.enum_type).items() if number}
+                assert known == {w for w in words if isinstance(w, str)}, f"{place}.{field.name}"
+
+
+def test_the_table_of_kinds_is_that_of_the_protos() -> None:
+    numbers = [kind_to_proto(kind) for kind in KINDS]
+    assert numbers == sorted(set(component_pb2.ComponentKind.values()) - {0})
+    cases = component_pb2.Component.DESCRIPTOR.oneofs_by_name["spec"].fields
+    assert [field.name for field in cases] == list(KINDS) == list(SPECS)
+    assert all(LABELS not in kind.model.model_fields for kind in KINDS.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_option_reaches_the_proto_and_comes_back(kind: str) -> None:
+    for values in (FULL[kind], HTTP if kind == "mcp_server" else MINIMAL[kind]):
+        spec, broken = check_spec(kind, values)
+        assert not broken
+        assert spec is not None
+        dumped = spec.model_dump(exclude_none=True)
+        assert dumped == values
+        message = SPECS[kind]()
+        fill(message, dumped)
+        assert {field.name for field, _ in message.ListFields()} == set(values)
+        again, broken = check_spec(kind, values_of(message))
+        assert again == spec
+        assert not broken
+        codec = ProtoCodec()
+        data = codec.encode(kind, dumped)
+        assert codec.encode(kind, dict(reversed(dumped.items()))) == data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
+    def missing(message: Any, values: dict[str, Any], place: str) -> Iterator[str]:
+        for field in message.fields:
+            if field.name not in values:
+                yield f"{place}.{field.name}"
+            elif (
+                field.message_type is not None and not is_map(field) and isinstance(values[field.name], dict)
+            ):
+                yield from missing(field.message_type, values[field.name], f"{place}.{field.name}")
+
+    whole = FULL[kind] | (HTTP if kind == "mcp_server" else {})
+    left_out = set(missing(SPECS[kind].DESCRIPTOR, whole, kind))
+    # Settings of a model are written out once, for the llm.
+    assert left_out <= {f"agent.generation.{name}" for name in ("top_p", "max_output_tokens", "seed", "stop")}
+
+
+BAD: list[tuple[str, dict[str, Any], str, str]] = [
+    ("llm", {}, "model", "is missing"),
+    ("llm", {"model": ""}, "model", "must have at least 1 character"),
+    ("llm", {"model": None}, "model", "has no value"),
+    ("llm", {"model": 4}, "model", "must be text, and 4 is not: put it in quotes"),
+    ("llm", {"model": "m", "modle": "x"}, "modle", "there is no such key; did you mean model?"),
+    ("llm", {"model": "m", "zzz": 1}, "zzz", "there is no such key; there are api_key"),
+    ("llm", {"model": "m", "protocol": "openai-chat"}, "protocol", "did you mean openai_chat?"),
+    ("llm", {"model": "m", "transport": "drect"}, "transport", "did you mean direct?"),
+    ("llm", {"model": "m", "transport": "unspecified"}, "transport", "must be 'auto', 'direct' or 'litellm'"),
+    (
+        "llm",
+        {"model": "m", "transport": "direct", "base_url": "http://x"},
+        "transport",
+        "protocol: openai_chat",
+    ),
+    ("llm", {"model": "m", "transport": "direct", "protocol": "openai_chat"}, "transport", "set base_url"),
+    ("llm", {"model": "m", "protocol": "openai_chat"}, "protocol", "set base_url"),
+    ("llm", {"model": "m", "base_url": "api.openai.com"}, "base_url", "http:// or https://"),
+    ("llm", {"model": "m", "base_url": "http://x:99999/"}, "base_url", "Port out of range"),
+    ("llm", {"model": "m", "base_url": "http://[x/"}, "base_url", "Invalid"),
+    ("llm", {"model": "m", "base_url": "https://u:p@host/"}, "base_url", "user or password"),
+    ("llm", {"model": "m", "api_key": "sk-123"}, "api_key", "write ${env:NAME}"),
+    ("llm", {"model": "m", "api_key": "${OPENAI_API_KEY}"}, "api_key", "write ${env:OPENAI_API_KEY}"),
+    ("llm", {"model": "m", "api_key": "${env:}"}, "api_key", "not well formed"),
+    ("llm", {"model": "m", "api_key": "${env:A B}"}, "api_key", "does not name an environment variable"),
+    ("llm", {"model": "m", "description": "${env:X}"}, "description", "only allowed in secret fields"),
+    ("llm", {"model": "${file:/x}"}, "model", "only allowed in secret fields"),
+    ("llm", {"model": "m", "headers": {"A b": "x"}}, "headers.A b", "is not the name of an HTTP header"),
+    ("llm", {"model": "m", "headers": {"A": 1}}, "headers.A", "must be text, and 1 is not"),
+    ("llm", {"model": "m", "headers": ["A"]}, "headers", "must be a mapping"),
+    (
+        "llm",
+        {"model": "m", "generation": {"temperature": 2.1}},
+        "generation.temperature",
+        "less than or equal to 2",
+    ),
+    ("llm", {"model": "m", "generation": {"temperature": -1}}, "generation.temperature", "greater than or"),
+    ("llm", {"model": "m", "generation": {"temperature": float("nan")}}, "generation.temperature", "must be"),
+    ("llm", {"model": "m", "generation": {"top_p": 1.5}}, "generation.top_p", "less than or equal to 1"),
+    (
+        "llm",
+        {"model": "m", "generation": {"max_output_tokens": 0}},
+        "generation.max_output_tokens",
+        "equal to 1",
+    ),
+    ("llm", {"model": "m", "generation": {"seed": 2**63}}, "generation.seed", "less than or equal to"),
+    ("llm", {"model": "m", "generation": {"seed": True}}, "generation.seed", "must be a whole number"),
+    ("llm", {"model": "m", "generation": {"stop": list("abcde")}}, "generation.stop", "at most 4 items"),
+    ("llm", {"model": "m", "generation": {"stop": [""]}}, "generation.stop[0]", "at least 1 character"),
+    (
+        "llm",
+        {"model": "m", "generation": {"tempreature": 1}},
+        "generation.tempreature",
+        "did you mean temperature?",
+    ),
+    ("llm", {"model": "m", "generation": 3}, "generation", "must be a mapping"),
+    (
+        "llm",
+        {"model": "m", "price": {"input_nano_usd_per_million": -1}},
+        "price.input_nano_usd_per_million",
+        "to 0",
+    ),
+    ("llm", {"model": "m", "timeout": "5"}, "timeout", "must be a span of time"),
+    ("llm", {"model": "m", "timeout": 0}, "timeout", "more than 0"),
+    ("llm", {"model": "m", "timeout": -1}, "timeout", "more than 0"),
+    ("llm", {"model": "m", "timeout": True}, "timeout", "must be a span of time"),
+    ("llm", {"model": "m", "timeout": float("inf")}, "timeout", "more than 0"),
+    ("llm", {"model": "m", "timeout": "9" * 50 + "h"}, "timeout", "at most 10,000 years"),
+    ("mcp_server", {}, "", "needs a transport"),
+    ("mcp_server", {**FULL["mcp_server"], **HTTP}, "streamable_http", "set one of them"),
+    ("mcp_server", {"stdio": {}}, "stdio.command", "is missing"),
+    ("mcp_server", {"stdio": {"command": "a\0b"}}, "stdio.command", "NUL"),
+    ("mcp_server", {"stdio": {"command": "c", "env": {"A=B": "x"}}}, "stdio.env.A=B", "environment variable"),
+    (
+        "mcp_server",
+        {"stdio": {"command": "c", "env": {"A": False}}},
+        "stdio.env.A",
+        "false is not: put it in quotes",
+    ),
+    ("mcp_server", {"stdio": {"command": "c", "args": "x"}}, "stdio.args", "must be a list"),
+    ("mcp_server", {"stdio": {"command": "c", "args": [8]}}, "stdio.args[0]", "put it in quotes"),
+    ("mcp_server", {"streamable_http": {"url": "ftp://x"}}, "streamable_http.url", "http:// or https://"),
+    ("agent", {}, "llm", "is missing"),
+    ("agent", {"llm": "No Name"}, "llm", "is not a name"),
+    ("agent", {"llm": "a", "mcp_servers": ["x", "x"]}, "mcp_servers", "names x more than once"),
+    ("agent", {"llm": "a", "max_iterations": 0}, "max_iterations", "greater than or equal to 1"),
+    ("agent", {"llm": "a", "max_iterations": 2**31}, "max_iterations", "less than or equal to"),
+    ("agent", {"llm": "a", "tool_concurrency": 0}, "tool_concurrency", "greater than or equal to 1"),
+    ("agent", {"llm": "a", "include_history": "no"}, "include_history", "must be true or false"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "field", "said"), BAD)
+def test_a_broken_rule_names_its_field_and_what_to_do(
+    kind: str, values: dict[str, Any], field: str, said: str
+) -> None:
+    spec, broken = check_spec(kind, values)
+    assert spec is None
+    assert [field_text(each.place) for each in broken] == [field]
+    assert said in broken[0].message
+
+
+def test_all_broken_rules_come_at_once() -> None:
+    _, broken = check_spec(
+        "llm", {"modle": "m", "transport": "direct", "timeout": "soon", "generation": {"top_p": 2}}
+    )
+    assert {field_text(each.place) for each in broken} == {
+        "model",
+        "modle",
+        "transport",
+        "timeout",
+        "generation.top_p",
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("30s", "30s"),
+        ("1.5s", "1.5s"),
+        ("5m", "300s"),
+        ("250ms", "0.25s"),
+        ("1h", "3600s"),
+        (90, "90s"),
+        (0.1, "0.1s"),
+    ],
+)
+def test_equal_spans_are_stored_alike(written: object, canonical: str) -> None:
+    spec, broken = check_spec("agent", {"llm": "a", "timeout": written})
+    assert not broken
+    assert spec is not None
+    assert spec.model_dump()["timeout"] == canonical
+
+
+@settings(deadline=None)
+@given(st.integers(1, 10**18))
+def test_a_span_survives_the_proto_to_the_nanosecond(nanos: int) -> None:
+    text = f"{nanos // 10**9}.{nanos % 10**9:09}s"
+    spec, _ = check_spec("agent", {"llm": "a", "timeout": text})
+    assert spec is not None
+    codec = ProtoCodec()
+    values = codec.decode("agent", codec.encode("agent", spec.model_dump(exclude_none=True)))
+    again, _ = check_spec("agent", values)
+    assert again == spec
+
+
+def test_labels_are_bounded_texts() -> None:
+    assert check_labels({"team": "a"}) == ({"team": "a"}, [])
+    for labels, said in (
+        ({f"k{n}": "" for n in range(65)}, "at most 64 items"),
+        ({"": "x"}, "at least 1 character"),
+        ({"a": 1}, "put it in quotes"),
+        ({"a": "x" * 1025}, "at most 1024 characters"),
+        ({"a": "${env:X}"}, "only allowed in secret fields"),
+        (["a"], "must be a mapping"),
+    ):
+        _, broken = check_labels(labels)
+        assert [each.place[0] for each in broken] == ["labels"]
+        assert said in broken[0].message
+
+
+@settings(deadline=None)
+@given(st.text(max_size=70) | st.from_regex(NAME, fullmatch=True))
+def test_a_name_is_taken_just_where_the_rule_says_so(text: str) -> None:
+    spec, broken = check_spec("agent", {"llm": text})
+    assert (spec is not None) is (NAME.fullmatch(text) is not None) is (not broken)
+
+
+def test_the_values_of_secrets_are_in_no_message() -> None:
+    for values in (
+        {"model": "m", "api_key": "hunter2"},
+        {"model": "m", "api_key": "hunter2 ${env:"},
+        {"model": "m", "headers": {"A": "hunter2 ${env:"}},
+        {"model": "m", "base_url": "https://user:hunter2@host"},
+    ):
+        _, broken = check_spec("llm", values)
+        assert broken
+        assert all("hunter2" not in each.message for each in broken)
