@@ -1,0 +1,73 @@
+"""The `retinue` command: its commands and the options that come before them."""
+
+from typing import Annotated
+
+import typer
+
+from retinue_cli.call import Call, Engine, Json, McpHost, Namespace, Registry, Token
+from retinue_cli.commands import about, chat, config, dev, doctor, history, init, run, serve, tools, up
+
+app = typer.Typer(
+    name="retinue",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - only where it is asked for
+
+        typer.echo(f"retinue {version('retinue')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    *,
+    engine: Engine = None,
+    registry: Registry = None,
+    mcp_host: McpHost = None,
+    namespace: Namespace = None,
+    token: Token = None,
+    as_json: Json = False,
+    version: Annotated[  # noqa: ARG001 - acts by its callback
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end."),
+    ] = False,
+) -> None:
+    """Run LLM agents through the services of Retinue, and look after those.
+
+    `retinue init` makes a project, `retinue up` starts the services, `retinue run` runs an agent.
+    """
+    ctx.obj = Call(
+        engine=engine,
+        registry=registry,
+        mcp_host=mcp_host,
+        namespace=namespace,
+        token=token,
+        as_json=as_json,
+    )
+
+
+_USE, _LOOK, _CONFIGURE, _SERVE = "Run agents", "Look", "Configure", "Services"
+
+app.command(rich_help_panel=_USE)(run.run)
+app.command(rich_help_panel=_USE)(chat.chat)
+app.command(rich_help_panel=_USE)(run.watch)
+app.command(rich_help_panel=_USE)(run.cancel)
+app.command(rich_help_panel=_LOOK)(history.runs)
+app.command(rich_help_panel=_LOOK)(history.sessions)
+app.command(rich_help_panel=_LOOK)(tools.tools)
+app.command(rich_help_panel=_LOOK)(doctor.doctor)
+app.command(rich_help_panel=_CONFIGURE)(init.init)
+app.command(rich_help_panel=_CONFIGURE)(config.get)
+app.command(rich_help_panel=_CONFIGURE)(config.apply)
+app.command(rich_help_panel=_CONFIGURE)(config.validate)
+app.command(rich_help_panel=_SERVE)(up.up)
+app.add_typer(serve.app, name="serve", rich_help_panel=_SERVE)
+app.add_typer(dev.app, name="dev", rich_help_panel=_SERVE)
+app.command(rich_help_panel=_SERVE)(about.protos)
+app.command("version", rich_help_panel=_SERVE)(about.show_version)

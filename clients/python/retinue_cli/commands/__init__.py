@@ -1,0 +1,1 @@
+"""The commands, a module for each group. A command imports what costs time when it runs, not before."""

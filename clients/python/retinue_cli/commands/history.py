@@ -1,0 +1,188 @@
+"""`runs` and `sessions`: what has been run and said."""
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from retinue_cli.call import Call, calling
+from retinue_cli.events import state_name
+from retinue_cli.failures import USAGE, CommandError
+from retinue_cli.output import Output, to_json
+from retinue_cli.wording import ago, clean, dollars, one_line, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from retinue.client import Client
+    from retinue.engine.v1 import run_pb2, session_pb2
+
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many, the newest.")]
+
+_STATES = {state_name(number): number for number in range(1, 8)}
+_WIDE = 100
+_LARGEST_PAGE = 1000
+
+
+@calling
+async def runs(
+    call: Call,
+    *,
+    session: Annotated[
+        str, typer.Option("--session", "-s", metavar="ID", help="Only runs of this session.")
+    ] = "",
+    state: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STATE", help=f"Only runs in this state, repeatable: {', '.join(_STATES)}."),
+    ] = None,
+    agent: Annotated[str, typer.Option(metavar="NAME", help="Only runs of this agent.")] = "",
+    limit: Limit = 20,
+) -> None:
+    """List runs, the newest first."""
+    states = [_state(each) for each in state or ()]
+    output = call.output
+    async with call.open_client() as client:
+        listed = client.runs.list(
+            session_id=session,
+            states=states,  # type: ignore[arg-type]
+            target_name=agent,
+            page_size=min(limit, _LARGEST_PAGE),
+        )
+        found = await _first(listed, limit)
+    if output.as_json:
+        output.object({"runs": [to_json(run) for run in found]})
+    elif not found:
+        output.line('No runs here yet: `retinue run AGENT "message"` starts one')
+    else:
+        _show_runs(output, found)
+
+
+def _show_runs(output: Output, found: "list[run_pb2.Run]") -> None:
+    now = datetime.now(UTC)
+    wide = output.console.width >= _WIDE
+    headers = ["RUN", "STATE", "AGENT", "STARTED"]
+    headers += ["TOOK", "TOKENS", "COST", "MESSAGE"] if wide else []
+    rows = []
+    for run in found:
+        row = [run.run_id, state_name(run.state), run.target.name, ago(_time(run.create_time), now)]
+        if wide:
+            row += [*_bill(run), one_line(run.message, 60)]
+        rows.append(row)
+    output.table(headers, rows)
+
+
+def _bill(run: "run_pb2.Run") -> tuple[str, str, str]:
+    if not run.HasField("result"):
+        return "", "", ""
+    result = run.result
+    return (
+        seconds(result.duration.seconds + result.duration.nanos / 1e9),
+        f"{result.usage.input_tokens + result.usage.output_tokens:,}",
+        dollars(result.cost.nano_usd, unknown=result.cost.unknown).removeprefix("cost "),
+    )
+
+
+@calling
+async def sessions(
+    call: Call,
+    session_id: Annotated[
+        str | None,
+        typer.Argument(metavar="[SESSION]", help="Show this session's messages.", show_default=False),
+    ] = None,
+    *,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            "-n",
+            min=1,
+            metavar="N",
+            help="At most so many sessions (20), or the last N messages (all).",
+        ),
+    ] = None,
+) -> None:
+    """List sessions, the newest first; or show what was said in one."""
+    output = call.output
+    async with call.open_client() as client:
+        if session_id is not None:
+            await _messages(client, output, session_id, limit)
+            return
+        most = limit or 20
+        found = await _first(client.sessions.list(page_size=min(most, _LARGEST_PAGE)), most)
+    if output.as_json:
+        output.object({"sessions": [to_json(session) for session in found]})
+    elif not found:
+        output.line("No sessions here yet: `retinue chat AGENT` begins one")
+    else:
+        now = datetime.now(UTC)
+        rows = [
+            [each.session_id, str(each.message_count), ago(_time(each.update_time), now)] for each in found
+        ]
+        output.table(["SESSION", "MESSAGES", "LAST"], rows, flexible=0)
+
+
+async def _messages(client: "Client", output: Output, session_id: str, limit: int | None) -> None:
+    session = await client.sessions.get(session_id)
+    found = [message async for message in client.sessions.messages(session_id, page_size=_LARGEST_PAGE)]
+    found = found[-limit:] if limit else found
+    if output.as_json:
+        messages = [to_json(message) | {"message": _parsed(message.message_json)} for message in found]
+        output.object({"session": to_json(session), "messages": messages})
+        return
+    run_id = ""
+    for message in found:
+        if message.run_id != run_id:
+            run_id = message.run_id
+            output.line(f"── {run_id} {_time(message.time):%Y-%m-%d %H:%M:%S} UTC", style="dim")
+        _show_message(output, message)
+
+
+def _show_message(output: Output, message: "session_pb2.SessionMessage") -> None:
+    said = _parsed(message.message_json)
+    role = str(said.get("role", "?"))
+    style = {"user": "bold cyan", "assistant": "bold green", "tool": "bold yellow"}.get(role, "bold")
+    text = _text(said.get("content"))
+    if text:
+        output.parts((f"{role}: ", style), (text, ""))
+    for each in said.get("tool_calls") or ():
+        called = each.get("function", {})
+        output.parts(
+            (f"{role}: ", style),
+            (f"→ {called.get('name', '?')} {one_line(called.get('arguments', ''), 300)}", ""),
+        )
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return clean(str(content or ""))
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {"role": "?", "content": text}
+    return value if isinstance(value, dict) else {"role": "?", "content": text}
+
+
+def _state(name: str) -> int:
+    number = _STATES.get(name.lower().removeprefix("run_state_"))
+    if number is None:
+        raise CommandError(f"--state {name} is no state of a run: use {', '.join(_STATES)}", status=USAGE)
+    return number
+
+
+def _time(timestamp: Any) -> datetime:
+    then: datetime = timestamp.ToDatetime(tzinfo=UTC)
+    return then
+
+
+async def _first(items: "AsyncIterator[Any]", most: int) -> list[Any]:
+    found = []
+    async for item in items:
+        found.append(item)
+        if len(found) == most:
+            break
+    return found

@@ -1,0 +1,216 @@
+"""A run's events as people read them: text as it comes, tool calls with result and time, the bill."""
+
+import json
+from typing import TYPE_CHECKING
+
+from retinue_cli.output import Output
+from retinue_cli.wording import clean, count, dollars, one_line, seconds
+
+if TYPE_CHECKING:
+    from retinue.engine.v1 import event_pb2, run_pb2
+
+_SHORT_ARGUMENTS = 300
+_SHORT_RESULT = 600
+_SHORT_RESULT_LINES = 8
+_FIRST_CLAIM = 2
+"""Where an engine takes up what was just accepted: nothing to tell."""
+_LONGEST_COMPACTED = 100_000
+
+SUCCEEDED, FAILED, CANCELLED = 5, 6, 7
+"""RunState, without importing the stubs; a test holds them to the proto."""
+
+_STATES = {1: "queued", 2: "running", 3: "paused", 4: "waiting", 5: "succeeded", 6: "failed", 7: "cancelled"}
+_STATE_STYLES = {SUCCEEDED: "green", FAILED: "red", CANCELLED: "yellow"}
+_TOOL_OUTCOMES = {2: "the tool reports an error", 3: "no answer"}
+_OUTCOME_SUCCEEDED = 1
+
+
+def state_name(state: int) -> str:
+    """A RunState in words: `running`."""
+    return _STATES.get(state, "unknown")
+
+
+def state_style(state: int) -> str:
+    """A RunState's colour."""
+    return _STATE_STYLES.get(state, "cyan")
+
+
+class RunPrinter:
+    """Prints the events of one run and remembers where it stands."""
+
+    def __init__(
+        self, output: Output, *, full: bool = False, quiet: bool = False, brief: bool = False
+    ) -> None:
+        self._output = output
+        self._brief = brief
+        self._full = full
+        self._quiet = quiet
+        self._at_line_start = True
+        self._waiting = False
+        self._turn_text = False
+        self._tools: dict[str, str] = {}
+        self.run_id = ""
+        self.session_id = ""
+        self.sequence = 0
+        """Of the last event seen: where a watch goes on."""
+        self.result: run_pb2.RunResult | None = None
+        """How the run ended, once it has."""
+
+    def event(self, event: "event_pb2.RunEvent") -> None:
+        """Print one event."""
+        self.run_id = self.run_id or event.run_id
+        self.sequence = event.sequence
+        kind = event.WhichOneof("event")
+        if kind == "run_started":
+            self.session_id = event.run_started.session_id
+        elif kind == "run_finished":
+            self.result = event.run_finished.result
+        if self._output.as_json:
+            self._output.object(event)
+            return
+        self._stop_waiting()
+        show = getattr(self, f"_show_{kind}", None)
+        if show is not None:
+            show(getattr(event, kind or ""))
+
+    def end_line(self) -> None:
+        """Leave the cursor at the start of a line."""
+        self._stop_waiting()
+        if not self._at_line_start:
+            self._output.raw("\n")
+            self._at_line_start = True
+
+    def _say(self, *parts: tuple[str, str], indent: int = 0) -> None:
+        if not self._quiet:
+            self.end_line()
+            self._output.parts(*parts, indent=indent)
+
+    def _wait(self, text: str) -> None:
+        """Show what is being waited for, until the next event."""
+        if self._output.animated and self._at_line_start and not self._quiet:
+            self._output.raw(one_line(text, self._output.console.width - 1), style="dim")
+            self._waiting = True
+
+    def _stop_waiting(self) -> None:
+        if self._waiting:
+            self._output.erase_line()
+            self._waiting = False
+
+    def _show_run_started(self, started: "event_pb2.RunStarted") -> None:
+        if not self._brief:
+            self._say((f"{self.run_id} · {started.target.name} · session {started.session_id}", "dim"))
+
+    def _show_run_claimed(self, _: "event_pb2.RunClaimed") -> None:
+        if self.sequence > _FIRST_CLAIM:
+            self._say(("(an engine has taken over the run)", "yellow"))
+
+    def _show_turn_started(self, turn: "event_pb2.TurnStarted") -> None:
+        self._turn_text = False
+        self._wait(f"… {turn.llm} ({turn.model})" if turn.llm != turn.model else f"… {turn.llm}")
+
+    def _show_text_delta(self, delta: "event_pb2.TextDelta") -> None:
+        text = clean(delta.text)
+        if not text:
+            return
+        self._turn_text = True
+        self._output.raw(text)
+        self._at_line_start = text.endswith("\n")
+
+    def _show_message_completed(self, message: "event_pb2.MessageCompleted") -> None:
+        if message.text and not self._turn_text:
+            self._output.raw(message.text)
+            self._at_line_start = message.text.endswith("\n")
+        self.end_line()
+        if message.finish_reason == "length":
+            self._say(("(cut off: the answer reached its most output tokens)", "yellow"))
+        elif message.finish_reason == "content_filter":
+            self._say(("(cut off: the provider's content filter stopped it)", "yellow"))
+
+    def _show_message_discarded(self, discarded: "event_pb2.MessageDiscarded") -> None:
+        why = f": {discarded.reason}" if discarded.reason else ""
+        self._say((f"(the answer so far does not count and is asked for again{why})", "yellow"))
+
+    def _show_tool_call_started(self, call: "event_pb2.ToolCallStarted") -> None:
+        name = f"{call.server}.{call.tool}" if call.server else call.tool
+        self._tools[call.call_id] = name
+        arguments = call.arguments_json if self._full else one_line(call.arguments_json, _SHORT_ARGUMENTS)
+        self._say(("→ ", "cyan"), (name, "bold cyan"), (f" {arguments}", ""))
+        self._wait(f"… {name}")
+
+    def _show_tool_call_progress(self, progress: "event_pb2.ToolCallProgress") -> None:
+        share = f"{progress.progress:g}"
+        if progress.HasField("total") and progress.total > 0:
+            share = f"{progress.progress / progress.total:.0%}"
+        name = self._tools.get(progress.call_id, "tool")
+        text = f"{name} {share} {progress.message}".rstrip()
+        if self._output.animated:
+            self._wait(f"… {text}")
+        else:
+            self._say((text, "dim"), indent=2)
+
+    def _show_tool_call_completed(self, done: "event_pb2.ToolCallCompleted") -> None:
+        name = self._tools.get(done.call_id, "tool")
+        took = seconds(_span(done))
+        if done.outcome == _OUTCOME_SUCCEEDED:
+            self._say(("← ", "green"), (name, "bold green"), (f" {took}", "dim"))
+        else:
+            trouble = _TOOL_OUTCOMES.get(done.outcome, "failed")
+            self._say(("✗ ", "red"), (name, "bold red"), (f" {took}", "dim"), (f" {trouble}", "red"))
+        text = done.text or done.structured_json or done.error.message
+        for line in self._shortened(text).splitlines():
+            self._say((line, "dim"), indent=2)
+
+    def _shortened(self, text: str) -> str:
+        if self._full:
+            return text
+        text = _compact(clean(text))
+        lines = text[:_SHORT_RESULT].splitlines()[:_SHORT_RESULT_LINES]
+        short = "\n".join(lines)
+        left = len(text) - len(short)
+        return f"{short}\n… {count(left, 'character')} more; --full shows all" if left > 1 else short
+
+    def _show_run_finished(self, finished: "event_pb2.RunFinished") -> None:
+        result = finished.result
+        style = state_style(result.state)
+        mark = {SUCCEEDED: "✓", FAILED: "✗"}.get(result.state, "■")
+        if not self._quiet:
+            self.end_line()
+        if not self._quiet and not self._brief:
+            self._output.line()
+        if result.state == FAILED:
+            self._quiet = False  # never silent about a failure
+            self._say((f"{mark} failed: ", "bold red"), (result.error.message, "red"))
+            self._say((bill(result), "dim"))
+            return
+        if self._brief and result.state == SUCCEEDED:
+            self._say((bill(result), "dim"))
+            return
+        name = state_name(result.state)
+        why = f": {result.cancel_reason}" if result.cancel_reason else ""
+        self._say((f"{mark} {name}{why}", f"bold {style}"), (f" · {bill(result)}", "dim"))
+
+
+def bill(result: "run_pb2.RunResult") -> str:
+    """What a run took: turns, tool calls, tokens, cost and time."""
+    parts = [count(result.turns, "turn"), count(result.tool_calls, "tool call")]
+    usage = result.usage
+    cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
+    reasoning = f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else ""
+    parts.append(f"tokens {usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out{reasoning}")
+    parts.append(dollars(result.cost.nano_usd, unknown=result.cost.unknown))
+    parts.append(seconds(result.duration.seconds + result.duration.nanos / 1e9))
+    return " · ".join(parts)
+
+
+def _compact(text: str) -> str:
+    """JSON that was laid out over many lines, on one; any other text as it stands."""
+    if text[:1] not in {"{", "["} or len(text) > _LONGEST_COMPACTED:
+        return text
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _span(done: "event_pb2.ToolCallCompleted") -> float:
+    return done.duration.seconds + done.duration.nanos / 1e9

@@ -1,0 +1,1 @@
+"""Tests of the `retinue` command without services, or with a made-up one."""
