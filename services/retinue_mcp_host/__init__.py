@@ -1,0 +1,1 @@
+"""The MCP host manager: live connections to MCP servers, and their tools."""

@@ -1,0 +1,103 @@
+"""Calls and lists of tools: from a server's name to its connection to the answer."""
+
+import asyncio
+from collections.abc import Sequence
+
+import orjson
+import structlog
+
+from retinue.errors import InternalError, InvalidArgumentError, RequestTooLargeError, RetinueError, Violation
+from retinue_mcp_host.connection import Connection
+from retinue_mcp_host.connections import Connections
+from retinue_mcp_host.failures import SessionLostError
+from retinue_mcp_host.model import OnProgress, ServerSpec, Tool, ToolCall, ToolResult
+from retinue_mcp_host.specs import ServerSpecs
+
+log = structlog.get_logger()
+
+
+class ToolCalls:
+    """Finds the connection that a call goes to, and makes it."""
+
+    def __init__(self, specs: ServerSpecs, connections: Connections, max_arguments_bytes: int) -> None:
+        self._specs = specs
+        self._connections = connections
+        self._max_arguments_bytes = max_arguments_bytes
+
+    async def call(self, call: ToolCall, on_progress: OnProgress | None) -> ToolResult:
+        """Call a tool. Raises RetinueError. Cancelling the task cancels the request at the server."""
+        arguments = self._arguments(call.arguments_json)
+        spec = await self._spec(call.namespace, call.server, call.version)
+        connection = self._connections.find(spec) or await self._connections.connect(spec)
+        try:
+            return await connection.call_tool(call.tool, arguments, call.idempotency_key, on_progress)
+        except SessionLostError:
+            connection = await self._connections.connect(spec)
+            return await connection.call_tool(call.tool, arguments, call.idempotency_key, on_progress)
+
+    async def list_tools(self, namespace: str, server: str, version: int) -> dict[str, Tool]:
+        """The tools of a server by name, in its order. Raises RetinueError."""
+        spec = await self._spec(namespace, server, version)
+        connection = await self._connection(spec)
+        try:
+            return await connection.tools()
+        except SessionLostError:
+            connection = await self._connection(spec)
+            return await connection.tools()
+
+    async def list_servers(
+        self, namespace: str, servers: Sequence[tuple[str, int]]
+    ) -> list[dict[str, Tool] | RetinueError]:
+        """The tools of each server, read side by side; of one that can not be listed its error."""
+
+        async def one(server: str, version: int) -> dict[str, Tool] | RetinueError:
+            try:
+                return await self.list_tools(namespace, server, version)
+            except RetinueError as error:
+                return error
+            except Exception:
+                log.exception("list failed by a bug", server=server)
+                return InternalError("internal error; the MCP host's log has the details")
+
+        async with asyncio.TaskGroup() as tasks:
+            listing = [tasks.create_task(one(server, version)) for server, version in servers]
+        return [each.result() for each in listing]
+
+    async def _connection(self, spec: ServerSpec) -> Connection:
+        return self._connections.find(spec) or await self._connections.connect(spec)
+
+    async def _spec(self, namespace: str, server: str, version: int) -> ServerSpec:
+        spec = self._specs.find(namespace, server, version)
+        if spec is None:
+            spec = await self._specs.get(namespace, server, version)
+            if not version:
+                self._connections.supersede(spec)
+        return spec
+
+    def _arguments(self, text: str) -> bytes:
+        """The arguments as one line. Raises InvalidArgumentError, RequestTooLargeError."""
+        if not text:
+            return b"{}"
+        data = text.encode()
+        if len(data) > self._max_arguments_bytes:
+            raise RequestTooLargeError(
+                f"the arguments have {len(data)} bytes and the MCP host takes {self._max_arguments_bytes}: "
+                "send less, or raise RETINUE_MAX_REQUEST_BYTES where it is started",
+                size_bytes=len(data),
+                limit_bytes=self._max_arguments_bytes,
+            )
+        try:
+            what = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise _bad_arguments(f"is not JSON: {error}") from None
+        if type(what) is not dict:
+            raise _bad_arguments("is JSON but not an object")
+        # Line ends can only stand between tokens here, and would end the message on a pipe.
+        return data.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in data or b"\r" in data else data
+
+
+def _bad_arguments(how: str) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        f"arguments_json {how}: send a JSON object",
+        violations=[Violation("call.arguments_json", "must be a JSON object")],
+    )

@@ -1,0 +1,147 @@
+"""Between the host's own types and the messages on the wire."""
+
+from collections.abc import Iterator
+
+from google.protobuf.duration_pb2 import Duration
+
+from retinue.errors import ComponentInvalidError, InvalidArgumentError, RetinueError
+from retinue.mcphost.v1 import service_pb2, tool_pb2
+from retinue.registry.v1 import component_pb2
+from retinue_mcp_host.model import (
+    Batch,
+    Blob,
+    Content,
+    HttpTransport,
+    Progress,
+    ServerSpec,
+    StdioTransport,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from retinue_mcp_host.names import display_name
+
+MCP_SERVER = component_pb2.COMPONENT_KIND_MCP_SERVER
+DEFAULT_NAMESPACE = "default"
+
+CONNECT_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 60.0
+IDLE_TIMEOUT_S = 300.0
+"""Where a server's config says nothing; as its proto says."""
+
+MAX_RESPONSE_BYTES = 1024 * 1024
+"""After so many bytes of results a batch goes on in the next message."""
+
+
+def spec_from_component(component: component_pb2.Component) -> ServerSpec:
+    """The spec of a server. Raises ComponentInvalidError."""
+    spec = component.mcp_server
+    transport: StdioTransport | HttpTransport
+    if spec.HasField("stdio"):
+        stdio = spec.stdio
+        transport = StdioTransport(stdio.command, tuple(stdio.args), dict(stdio.env), stdio.cwd)
+    elif spec.HasField("streamable_http"):
+        transport = HttpTransport(spec.streamable_http.url, dict(spec.streamable_http.headers))
+    else:
+        raise ComponentInvalidError(
+            f"MCP server {component.name} has no transport: set stdio or streamable_http",
+            kind="mcp_server",
+            name=component.name,
+        )
+    return ServerSpec(
+        namespace=component.namespace or DEFAULT_NAMESPACE,
+        name=component.name,
+        version=component.version,
+        transport=transport,
+        connect_timeout_s=_seconds(spec.connect_timeout, CONNECT_TIMEOUT_S),
+        call_timeout_s=_seconds(spec.call_timeout, CALL_TIMEOUT_S),
+        idle_timeout_s=_seconds(spec.idle_timeout, IDLE_TIMEOUT_S),
+    )
+
+
+def _seconds(duration: Duration, default: float) -> float:
+    seconds = duration.seconds + duration.nanos / 1e9
+    return seconds if seconds > 0 else default
+
+
+def call_from_proto(call: tool_pb2.ToolCall) -> ToolCall:
+    """A call. Raises InvalidArgumentError."""
+    server = call.server
+    if not server.name or not call.tool:
+        raise InvalidArgumentError("a tool call needs the names of a server and of a tool")
+    return ToolCall(
+        namespace=call.namespace or DEFAULT_NAMESPACE,
+        server=server.name,
+        version=server.version,
+        tool=call.tool,
+        arguments_json=call.arguments_json,
+        idempotency_key=call.idempotency_key,
+    )
+
+
+def tool_to_proto(server: str, tool: Tool) -> tool_pb2.Tool:
+    """A tool of a server, with its name for models."""
+    return tool_pb2.Tool(
+        server=server,
+        name=tool.name,
+        display_name=display_name(server, tool.name),
+        title=tool.title,
+        description=tool.description,
+        input_schema_json=tool.input_schema_json,
+        output_schema_json=tool.output_schema_json,
+        annotations=tool_pb2.ToolAnnotations(
+            read_only=tool.read_only,
+            destructive=tool.destructive,
+            idempotent=tool.idempotent,
+            open_world=tool.open_world,
+        ),
+    )
+
+
+def failure_to_proto(error: RetinueError) -> tool_pb2.Failure:
+    """An error as a part of an answer."""
+    return tool_pb2.Failure(reason=error.reason, message=error.message, metadata=error.facts)
+
+
+def progress_to_proto(progress: Progress) -> tool_pb2.ToolProgress:
+    """How far a call is."""
+    return tool_pb2.ToolProgress(progress=progress.progress, total=progress.total, message=progress.message)
+
+
+def result_to_proto(result: ToolResult) -> tool_pb2.ToolResult:
+    """What a tool answered."""
+    return tool_pb2.ToolResult(
+        content=[_content(part) for part in result.content],
+        structured_json=result.structured_json,
+        is_error=result.is_error,
+    )
+
+
+def _content(part: Content) -> tool_pb2.ToolContent:
+    if isinstance(part, str):
+        return tool_pb2.ToolContent(text=part)
+    if isinstance(part, Blob):
+        return tool_pb2.ToolContent(blob=tool_pb2.Blob(mime_type=part.mime_type, data=part.data))
+    return tool_pb2.ToolContent(
+        link=tool_pb2.ResourceLink(uri=part.uri, name=part.name, mime_type=part.mime_type)
+    )
+
+
+def responses_to_proto(batch: Batch) -> Iterator[service_pb2.StreamToolCallsResponse]:
+    """A batch as messages of MAX_RESPONSE_BYTES or, where one result is larger, that result alone."""
+    response = service_pb2.StreamToolCallsResponse()
+    for namespace, server in sorted(batch.changed):
+        response.tools_changed.add(namespace=namespace, server=server)
+    size = 0
+    for call_id, update in batch.updates:
+        if isinstance(update, ToolResult):
+            if size and size + update.size_bytes > MAX_RESPONSE_BYTES:
+                yield response
+                response, size = service_pb2.StreamToolCallsResponse(), 0
+            size += update.size_bytes
+            response.updates.add(call_id=call_id, result=result_to_proto(update))
+        elif isinstance(update, Progress):
+            response.updates.add(call_id=call_id, progress=progress_to_proto(update))
+        else:
+            response.updates.add(call_id=call_id, failure=failure_to_proto(update))
+    yield response

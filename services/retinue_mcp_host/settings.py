@@ -1,0 +1,32 @@
+"""What the MCP host's process is told by its environment."""
+
+from typing import ClassVar
+
+from pydantic import AliasChoices, Field
+
+from retinue.client import MCP_HOST_ADDRESS, REGISTRY_ADDRESS
+from retinue_kit.settings import ServiceSettings
+
+
+class McpHostSettings(ServiceSettings):
+    """Settings of the MCP host manager; each is an environment variable of the kit's form."""
+
+    service: ClassVar[str] = "mcp-host"
+
+    address: str = Field(
+        default=MCP_HOST_ADDRESS, validation_alias=AliasChoices("RETINUE_MCP_HOST_ADDRESS", "address")
+    )
+    metrics_address: str = Field(
+        default="127.0.0.1:7412",
+        validation_alias=AliasChoices("RETINUE_MCP_HOST_METRICS_ADDRESS", "metrics_address"),
+    )
+    registry_address: str = REGISTRY_ADDRESS
+
+    max_result_bytes: int = Field(default=1024 * 1024, ge=1024, le=16 * 1024 * 1024)
+    """Of one tool call's result; what is beyond is cut, and the result says so."""
+    max_server_message_bytes: int = Field(default=16 * 1024 * 1024, ge=64 * 1024, le=256 * 1024 * 1024)
+    """Of one message from a stdio server; a longer one is thrown away."""
+    max_stream_calls: int = Field(default=1024, ge=1, le=65536)
+    """Calls under way on one StreamToolCalls."""
+    max_connections: int = Field(default=256, ge=1)
+    """Open at a time; a further server fails until an idle one is closed."""
