@@ -6,12 +6,13 @@ import time
 
 from retinue.engine.v1 import run_pb2
 from retinue.engine.v1.service_pb2 import RunRequest
-from retinue.errors import InvalidArgumentError, RequestIdReusedError, Violation
+from retinue.errors import InvalidArgumentError, RequestIdReusedError, RetinueError, Violation
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.closures import Closures
-from retinue_engine.convert import agent_definition, now_us, run_started
+from retinue_engine.convert import now_us, run_started
+from retinue_engine.history import definition_from
 from retinue_engine.journal import encode_record
-from retinue_engine.store import RUN_STATE_RUNNING, RunRow, SessionTakenError, Store
+from retinue_engine.store import RunRow, SessionTakenError, Store
 from retinue_engine.supervisor import Supervisor
 
 MAX_MESSAGE_BYTES = 512 * 1024
@@ -34,23 +35,35 @@ class Acceptance:
         _check(request)
         namespace = request.namespace or "default"
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
-        if request.request_id:
-            known = await self._store.find_request(namespace, request.request_id)
-            if known is not None:
-                return _same(known, digest)
-        self._supervisor.check_room()
-        target = request.target
-        resolved = await self._closures.resolve(namespace, target.kind, target.name, request.options.llm)
-        # What cannot work is refused now: a key that is missing here, a setting that fits no transport.
-        agent_definition(resolved, request.options).llm.endpoint()
+        try:
+            self._supervisor.check_room()
+            target = request.target
+            resolved = await self._closures.resolve(namespace, target.kind, target.name, request.options.llm)
+            # What cannot work is refused now: a key that is missing here, a setting that fits no transport.
+            definition = resolved.SerializeToString()
+            definition_from(definition, request.options.SerializeToString()).llm.endpoint()
+        except RetinueError:
+            # The store finds a known request when it is to store it; one that comes again is answered too
+            # where it could not begin now.
+            known = (
+                await self._store.find_request(namespace, request.request_id) if request.request_id else None
+            )
+            if known is None:
+                raise
+            return _same(known, digest)
         while True:
             try:
-                return await self._create(namespace, request, digest, resolved)
+                return await self._create(namespace, request, digest, resolved, definition)
             except SessionTakenError:
                 continue  # the generated id exists: draw again
 
     async def _create(
-        self, namespace: str, request: RunRequest, digest: bytes, resolved: ResolveComponentResponse
+        self,
+        namespace: str,
+        request: RunRequest,
+        digest: bytes,
+        resolved: ResolveComponentResponse,
+        definition: bytes,
     ) -> RunRow:
         run_id = new_run_id()
         row = RunRow(
@@ -65,18 +78,14 @@ class Acceptance:
             session_id=request.session_id or f"agent-{secrets.token_hex(4)}",
             create_us=now_us(),
             request=request.SerializeToString(),
-            definition=resolved.SerializeToString(),
+            definition=definition,
             writer=self._supervisor.new_writer(),
             lease_us=self._supervisor.lease_us(),
         )
         event = run_started(row, request, resolved)
         first = encode_record(run_id, row.writer, [event], 1)
-        stored = await self._store.create_run(row, first, new_session=not request.session_id)
-        if stored.run_id != run_id:
-            return _same(stored, digest)
-        if stored.state == RUN_STATE_RUNNING:
-            self._supervisor.start(stored, first, [])
-        return stored
+        stored = await self._supervisor.accept(row, first, new_session=not request.session_id)
+        return stored if stored.run_id == run_id else _same(stored, digest)
 
 
 def new_run_id() -> str:

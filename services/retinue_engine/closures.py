@@ -11,6 +11,7 @@ from retinue.client.backoff import backoff_s
 from retinue.errors import RetinueError
 from retinue.registry.v1 import component_pb2
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
+from retinue_kit.tasks import open_task_group
 
 log = structlog.get_logger()
 
@@ -37,11 +38,12 @@ class Closures:
         kept = self._kept.get(key)
         if kept is not None:
             return kept
-        if namespace not in self._watches:
-            self._watches[namespace] = self._group.create_task(self._watch(namespace))
         changes = self._changes
         components = Components(self._channel, namespace)
         resolved = await components.resolve(component_pb2.ComponentKind.ValueType(kind), name, llm=llm)
+        # Only now: a namespace that is not there is not watched for ever.
+        if namespace not in self._watches:
+            self._watches[namespace] = self._group.create_task(self._watch(namespace))
         if namespace in self._standing and changes == self._changes:
             if len(self._kept) >= MAX_KEPT:
                 self._kept.clear()
@@ -81,7 +83,7 @@ class Closures:
 @asynccontextmanager
 async def open_closures(channel: ServiceChannel) -> AsyncIterator[Closures]:
     """Open the table; leaving ends its watches."""
-    async with asyncio.TaskGroup() as group:
+    async with open_task_group() as group:
         closures = Closures(channel, group)
         try:
             yield closures

@@ -21,7 +21,7 @@ class Feed:
         """Whether the last record of the run is here."""
         self._tail: deque[JournalRecord] = deque()
         self._size = 0
-        self._changed: asyncio.Future[None] | None = None
+        self._waiting: set[asyncio.Future[bool]] = set()
 
     def publish(self, record: JournalRecord) -> None:
         """Show a record, which is stored."""
@@ -55,14 +55,25 @@ class Feed:
             found.append(record)
         return found
 
-    async def changed(self) -> None:
-        """Wait until there is more, or the end."""
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        # All watchers wait on one future: it must outlive the one that is cancelled.
-        await asyncio.shield(self._changed)
+    async def changed(self, timeout_s: float) -> bool:
+        """Wait until there is more, or the end; False where neither came in time."""
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[bool] = loop.create_future()
+        # A future and a timer: asyncio.timeout and a shield would cost more than what is waited for.
+        timer = loop.call_later(timeout_s, _settle, waiting, False)
+        self._waiting.add(waiting)
+        try:
+            return await waiting
+        finally:
+            timer.cancel()
+            self._waiting.discard(waiting)
 
     def _wake(self) -> None:
-        if self._changed is not None:
-            self._changed.set_result(None)
-            self._changed = None
+        for waiting in self._waiting:
+            _settle(waiting, True)
+        self._waiting.clear()
+
+
+def _settle(waiting: "asyncio.Future[bool]", came: bool) -> None:
+    if not waiting.done():
+        waiting.set_result(came)

@@ -87,7 +87,11 @@ class HostStream:
         elif which == "progress":
             progress = update.progress
             total = progress.total if progress.HasField("total") else None
-            on_progress(progress.progress, total, progress.message)
+            try:
+                on_progress(progress.progress, total, progress.message)
+            except RetinueError as error:
+                # Its own run cannot take it; the other runs' calls on this stream go on.
+                future.set_exception(error)
 
     def fail_calls(self) -> None:
         """Answer the calls that are left: their outcome is not known."""

@@ -15,11 +15,15 @@ from retinue.mcphost.v1 import service_pb2, tool_pb2
 from retinue_engine.definition import Server
 from retinue_engine.host_stream import HostStream, open_host_stream
 from retinue_engine.tools import OnProgress, Tool, ToolAnswer, ToolList, ToolRequest
+from retinue_kit.tasks import open_task_group
 
 log = structlog.get_logger()
 
 STREAM_WAIT_S = 10.0
 """How long a call waits for a stream to the host, which may be starting again."""
+
+LIST_TRIES = 3
+"""How often a list is asked for while the host breaks off: it changes nothing there."""
 
 _ListKey = tuple[str, tuple[Server, ...]]
 
@@ -70,12 +74,26 @@ class HostToolbox:
         kept = self._lists.get(key)
         if kept is not None:
             return kept
-        changes = self._changes
-        found = await self._ask(namespace, servers)
+        found, changes = await self._ask_again(namespace, servers)
         # Without a stream nobody would say that the list has changed.
         if self._standing.is_set() and changes == self._changes:
             self._lists[key] = found
         return found
+
+    async def _ask_again(self, namespace: str, servers: Sequence[Server]) -> tuple[ToolList, int]:
+        """The tools, and the count of changes when they were asked for; waits for a host that starts."""
+        waits = backoff_s()
+        for left in reversed(range(LIST_TRIES)):
+            if self._stream is None:
+                await self._wait_for_stream()
+            changes = self._changes
+            try:
+                return await self._ask(namespace, servers), changes
+            except ServiceUnavailableError:
+                if not left:
+                    raise
+                await asyncio.sleep(next(waits))
+        raise AssertionError  # the last try returns or raises
 
     async def _ask(self, namespace: str, servers: Sequence[Server]) -> ToolList:
         tools, failures = await Tools(self._channel, namespace).list(
@@ -146,7 +164,7 @@ def _answer(result: tool_pb2.ToolResult) -> ToolAnswer:
 async def open_host_toolbox(channel: ServiceChannel) -> AsyncIterator[HostToolbox]:
     """Open the toolbox; leaving ends its stream, and with it the calls on it."""
     toolbox = HostToolbox(channel)
-    async with asyncio.TaskGroup() as group:
+    async with open_task_group() as group:
         keeping = group.create_task(toolbox.keep_stream())
         try:
             yield toolbox

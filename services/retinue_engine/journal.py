@@ -134,6 +134,13 @@ class Journal:
         self._waiters.append((self._head, future))
         await future
 
+    def stop(self) -> None:
+        """Append nothing more: this engine lets go of the run. What is in flight still arrives."""
+        if self._failure is None:
+            self._failure = ClaimLostError(
+                f"this engine has let go of {self._root_run_id}", run_id=self._root_run_id
+            )
+
     def _seal_text(self) -> None:
         if self._texts:
             self._pending[-1].text_delta.text = "".join(self._texts)
@@ -194,7 +201,9 @@ class Journal:
     def _fail(self, error: BaseException) -> None:
         if not isinstance(error, ClaimLostError):
             log.error("append failed by a bug", run_id=self._root_run_id, exc_info=error)
-        self._failure = ClaimLostError(f"cannot append to {self._root_run_id} any more: {error}")
+        self._failure = ClaimLostError(
+            f"cannot append to {self._root_run_id} any more: {error}", run_id=self._root_run_id
+        )
         for _, waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(self._failure)

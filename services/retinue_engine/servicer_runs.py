@@ -9,7 +9,7 @@ from retinue.engine.v1 import service_pb2, service_pb2_grpc
 from retinue.errors import InvalidArgumentError, RunNotFoundError, Violation
 from retinue_engine.acceptance import Acceptance
 from retinue_engine.convert import run_to_proto
-from retinue_engine.store import FINAL_STATES, RunFilter, RunRow, Store
+from retinue_engine.store import RunFilter, RunRow, Store
 from retinue_engine.supervisor import Supervisor
 from retinue_engine.watching import watch
 from retinue_kit.paging import decode_page_token, encode_page_token, page_limit
@@ -99,11 +99,9 @@ class RunServicer(service_pb2_grpc.RunServiceServicer):
                 f"the reason is longer than {MAX_REASON} characters",
                 violations=[Violation("reason", f"at most {MAX_REASON} characters")],
             )
-        row = await self._store.request_cancel(request.namespace or "default", request.run_id, request.reason)
+        row = await self._supervisor.cancel(request.namespace or "default", request.run_id, request.reason)
         if row is None:
             raise _not_found(request.run_id)
-        if row.state not in FINAL_STATES:
-            await self._supervisor.cancel(row)
         return service_pb2.CancelRunResponse(run=run_to_proto(row))
 
     async def _find(self, namespace: str, run_id: str) -> RunRow:

@@ -159,8 +159,11 @@ class Store(Protocol):
     async def abandoned_runs(self, now_us: int, limit: int) -> list[RunRow]:
         """Unfinished RUNNING runs whose lease is over, the oldest first."""
 
-    async def renew_leases(self, run_ids: Sequence[str], lease_us: int) -> list[RunRow]:
-        """Move the leases of runs that this engine works on; return those that somebody cancelled."""
+    async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[RunRow]:
+        """Move the leases of runs that this engine works on; return those that somebody cancelled.
+
+        A run whose stored `writer` is another has been taken over: it is left alone.
+        """
 
     async def next_queued(self, namespace: str, session_id: str) -> RunRow | None:
         """Let the oldest queued run of a session that is free begin, and return it; None where none can."""

@@ -108,11 +108,17 @@ class SqliteStore:
         )
         return [RunRow(*row) for row in rows]
 
-    async def renew_leases(self, run_ids: Sequence[str], lease_us: int) -> list[RunRow]:  # noqa: ARG002 - no leases
+    async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[RunRow]:  # noqa: ARG002 - no leases
         return []
 
     async def next_queued(self, namespace: str, session_id: str) -> RunRow | None:
-        return await self._writer.submit(BeginNext(namespace, session_id))
+        # Nearly always there is none, and to see that costs a read. None is missed: one that was queued was
+        # committed before what let its session become free.
+        waits = self._reader.execute(
+            "SELECT 1 FROM runs WHERE state < 5 AND state = 1 AND namespace = ? AND session_id = ? LIMIT 1",
+            (namespace, session_id),
+        ).fetchone()
+        return await self._writer.submit(BeginNext(namespace, session_id)) if waits else None
 
     async def waiting_sessions(self, limit: int) -> list[tuple[str, str]]:
         rows = self._reader.execute(

@@ -2,7 +2,9 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from itertools import groupby
+from operator import attrgetter
 from typing import TypeAlias
 
 from retinue.errors import ClaimLostError, StoreUnavailableError
@@ -16,6 +18,10 @@ from retinue_engine.store import (
 )
 
 RUN_COLUMNS = ", ".join(column.name for column in fields(RunRow))
+_run_values = attrgetter(*(column.name for column in fields(RunRow)))
+_record_values = attrgetter(*(column.name for column in fields(JournalRecord)))
+_MAX_TOGETHER = 100
+"""Rows of one statement: SQLite takes 999 values at least."""
 _RUN_VALUES = ", ".join("?" for _ in fields(RunRow))
 
 
@@ -60,19 +66,45 @@ def commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Writ
     answers: list[Written | Exception] = []
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for write in writes:
-            try:
-                answers.append(_CARRY_OUT[type(write)](connection, write))
-            except (ClaimLostError, SessionTakenError) as broken_rule:
-                answers.append(broken_rule)
+        for plain, group in groupby(writes, _is_plain_append):
+            together = list(group)
+            if plain and _insert_records(connection, together):
+                answers.extend([None] * len(together))
+                continue
+            for write in together:
+                try:
+                    answers.append(_CARRY_OUT[type(write)](connection, write))
+                except (ClaimLostError, SessionTakenError) as broken_rule:
+                    answers.append(broken_rule)
         connection.execute("COMMIT")
-    except sqlite3.Error as error:
+    except Exception as error:
+        # Whatever it is: a transaction that is left open would fail every later one.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+        if not isinstance(error, sqlite3.Error):
+            raise
         raise StoreUnavailableError(
             f"the SQLite store refused a write: {error}; see that the disk has room", store="sqlite"
         ) from error
     return answers
+
+
+def _is_plain_append(write: Write) -> bool:
+    return isinstance(write, AppendRecord) and write.outcome is None
+
+
+def _insert_records(connection: sqlite3.Connection, writes: Sequence[Write]) -> bool:
+    """Insert the records of plain appends by one statement: each statement hands the interpreter over.
+
+    False where one was there already: then each must be looked at, and what is inserted now does no harm.
+    """
+    records = [write.record for write in writes if isinstance(write, AppendRecord)]
+    if not 1 < len(records) <= _MAX_TOGETHER:
+        return False
+    marks = ", ".join(["(?, ?, ?, ?, ?)"] * len(records))
+    values = [value for record in records for value in _record_values(record)]
+    made = connection.execute(f"INSERT OR IGNORE INTO journal VALUES {marks}", values).rowcount  # noqa: S608 - marks alone
+    return made == len(records)
 
 
 def read_run(connection: sqlite3.Connection, where: str, values: Sequence[object]) -> RunRow | None:
@@ -84,7 +116,9 @@ def read_run(connection: sqlite3.Connection, where: str, values: Sequence[object
 def _create_run(connection: sqlite3.Connection, write: CreateRun) -> RunRow:
     run = write.run
     if run.request_id:
-        known = read_run(connection, "namespace = ? AND request_id = ?", (run.namespace, run.request_id))
+        # The last condition is the index's own: without it the index is not used.
+        request = (run.namespace, run.request_id)
+        known = read_run(connection, "namespace = ? AND request_id = ? AND request_id <> ''", request)
         if known:
             return known
     made = connection.execute(
@@ -95,12 +129,13 @@ def _create_run(connection: sqlite3.Connection, write: CreateRun) -> RunRow:
         if write.new_session:
             raise SessionTakenError
         made = connection.execute(
-            "UPDATE sessions SET active_run_id = ? WHERE namespace = ? AND session_id = ?"
-            " AND active_run_id IS NULL",
+            "UPDATE sessions SET active_run_id = ?1 WHERE namespace = ?2 AND session_id = ?3"
+            " AND active_run_id IS NULL AND NOT EXISTS (SELECT 1 FROM runs"
+            " WHERE state < 5 AND state = 1 AND namespace = ?2 AND session_id = ?3)",
             (run.run_id, run.namespace, run.session_id),
         ).rowcount
     run.state = RUN_STATE_RUNNING if made else RUN_STATE_QUEUED
-    connection.execute(f"INSERT INTO runs ({RUN_COLUMNS}) VALUES ({_RUN_VALUES})", astuple(run))  # noqa: S608 - columns are ours
+    connection.execute(f"INSERT INTO runs ({RUN_COLUMNS}) VALUES ({_RUN_VALUES})", _run_values(run))  # noqa: S608 - columns are ours
     _insert_record(connection, write.first)
     return run
 
@@ -108,7 +143,7 @@ def _create_run(connection: sqlite3.Connection, write: CreateRun) -> RunRow:
 def _insert_record(connection: sqlite3.Connection, record: JournalRecord) -> None:
     made = connection.execute(
         "INSERT OR IGNORE INTO journal VALUES (?, ?, ?, ?, ?)",
-        (record.root_run_id, record.first_sequence, record.last_sequence, record.writer, record.data),
+        _record_values(record),
     ).rowcount
     if made:
         return
@@ -135,13 +170,15 @@ def _append(connection: sqlite3.Connection, write: AppendRecord) -> None:
     (count,) = connection.execute(
         "SELECT message_count FROM sessions WHERE namespace = ? AND session_id = ?", session
     ).fetchone()
-    connection.executemany(
-        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)",
-        [
-            (*session, position, outcome.run_id, message, outcome.end_us)
-            for position, message in enumerate(outcome.messages, count + 1)
-        ],
-    )
+    rows = [
+        (*session, position, outcome.run_id, message, outcome.end_us)
+        for position, message in enumerate(outcome.messages, count + 1)
+    ]
+    for start in range(0, len(rows), _MAX_TOGETHER):
+        some = rows[start : start + _MAX_TOGETHER]
+        marks = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(some))
+        values = [value for row in some for value in row]
+        connection.execute(f"INSERT INTO messages VALUES {marks}", values)  # noqa: S608 - marks alone
     connection.execute(
         "UPDATE sessions SET message_count = ?, update_us = ?,"
         " active_run_id = CASE active_run_id WHEN ? THEN NULL ELSE active_run_id END"

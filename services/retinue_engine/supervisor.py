@@ -1,10 +1,12 @@
 """The runs that this engine works on: each has one task, one journal, one feed."""
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import structlog
 
@@ -13,10 +15,20 @@ from retinue.errors import ClaimLostError, RetinueError, TooManyRunsError
 from retinue_engine.convert import now_us
 from retinue_engine.feed import Feed
 from retinue_engine.journal import Journal
-from retinue_engine.store import FINAL_STATES, RUN_STATE_QUEUED, JournalRecord, RunRow, Store
+from retinue_engine.store import (
+    FINAL_STATES,
+    RUN_STATE_QUEUED,
+    RUN_STATE_RUNNING,
+    JournalRecord,
+    RunRow,
+    Store,
+)
 from retinue_engine.takeover import take_over
+from retinue_kit.tasks import open_task_group
 
 log = structlog.get_logger()
+
+Done = TypeVar("Done")
 
 CLOSE_S = 5.0
 """How long runs may take to let go when the engine stops: connections to close, an append in flight."""
@@ -25,7 +37,10 @@ SWEEP_S = 1.0
 """How often an engine on a shared store renews its leases and looks for runs that nobody works on."""
 
 SWEEP_LIMIT = 100
-"""Most runs that one look takes over."""
+"""Most runs that one look takes over, where others look too."""
+
+ALL = 2**31
+"""Where nobody else looks, and an engine looks once, when it starts."""
 
 
 @dataclass(slots=True)
@@ -41,6 +56,8 @@ class ActiveRun:
     """What a canceller said; None where nobody cancelled."""
     lost: bool = False
     """Whether another engine has taken it over."""
+    begun: bool = False
+    """Whether its task has taken its first step: one that is cancelled before never takes it."""
     ending: bool = False
     """Whether its end is being written: nothing can change it now."""
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
@@ -103,8 +120,37 @@ class Supervisor:
         self._active[row.run_id] = active
         active.task = self._group.create_task(self._run(active), name=row.run_id)
 
+    async def accept(self, row: RunRow, first: JournalRecord, *, new_session: bool) -> RunRow:
+        """Store a run with its first record and work on it; return it as stored. Raises SessionTakenError.
+
+        It may be another one, where the request is known. A caller that goes away meanwhile leaves no run
+        behind that is stored and not worked on.
+        """
+        return await self._whole(self._accept(row, first, new_session=new_session))
+
+    async def _accept(self, row: RunRow, first: JournalRecord, *, new_session: bool) -> RunRow:
+        stored = await self._store.create_run(row, first, new_session=new_session)
+        if stored.run_id == row.run_id and stored.state == RUN_STATE_RUNNING and not self._closing:
+            self.start(stored, first, [])
+        return stored
+
+    async def _whole(self, doing: Coroutine[Any, Any, Done]) -> Done:
+        """Do something to its end, also where the caller is cancelled."""
+
+        async def guarded() -> Done | Exception:
+            try:
+                return await doing
+            except Exception as error:  # noqa: BLE001 - for the caller; here it would end the group
+                return error
+
+        outcome = await asyncio.shield(self._group.create_task(guarded()))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
     async def _run(self, active: ActiveRun) -> None:
         """The top of a run's task: nothing that happens in a run leaves it."""
+        active.begun = True
         row = active.row
         try:
             await self._work(active)
@@ -126,25 +172,36 @@ class Supervisor:
                 await self._take_over(row)
         except RetinueError as error:
             log.warning("cannot begin the next run of a session", session_id=session_id, error=error.message)
+        except Exception:
+            log.exception("cannot begin the next run of a session, by a bug", session_id=session_id)
 
     def _lose(self, run_id: str) -> None:
         active = self._active.get(run_id)
         if active and active.task:
+            # Only who has begun can append, and so lose.
             active.lost = True
             active.task.cancel()
 
-    async def cancel(self, row: RunRow) -> None:
-        """End a run whose `cancel_reason` is stored, where it is this engine's or nobody's."""
+    async def cancel(self, namespace: str, run_id: str, reason: str) -> RunRow | None:
+        """Store that a run is to end, and end it where it is this engine's or nobody's; None: no such run."""
+        return await self._whole(self._cancel(namespace, run_id, reason))
+
+    async def _cancel(self, namespace: str, run_id: str, reason: str) -> RunRow | None:
+        row = await self._store.request_cancel(namespace, run_id, reason)
+        if row is None or row.state in FINAL_STATES:
+            return row
         active = self._active.get(row.run_id)
         if active:
             self._cancel_active(active, row.cancel_reason or "")
         elif row.state == RUN_STATE_QUEUED:
             await self._take_over(row)
+        return row
 
     def _cancel_active(self, active: ActiveRun, reason: str) -> None:
         if active.cancel_reason is None and not active.ending and active.task:
             active.cancel_reason = reason
-            active.task.cancel()
+            if active.begun:
+                active.task.cancel()
 
     async def _take_over(self, row: RunRow) -> None:
         """Claim a run and work on it; or finish what its journal says is finished."""
@@ -154,27 +211,44 @@ class Supervisor:
             taken = await take_over(self._store, row, self.new_writer(), self.lease_us())
         except ClaimLostError:
             return  # somebody else was quicker
-        if taken is not None and not self._closing:
+        if taken is None:
+            return
+        # A cancel that came while it was claimed found nobody to tell.
+        now = await self._store.get_run(row.namespace, row.run_id)
+        row.cancel_reason = now.cancel_reason if now else row.cancel_reason
+        if not self._closing:
             self.start(row, taken.record, taken.past)
 
     async def sweep(self) -> None:
         """Take over the runs that nobody works on, and begin those whose session has become free."""
-        while rows := await self._store.abandoned_runs(now_us(), SWEEP_LIMIT):
-            rows = [row for row in rows if row.run_id not in self._active]
+        limit = ALL if self._store.exclusive else SWEEP_LIMIT
+        rows = await self._store.abandoned_runs(now_us(), limit)
+        # Side by side: claims that are made together are one commit.
+        async with asyncio.TaskGroup() as group:
             for row in rows:
-                log.info("taking over a run", run_id=row.run_id)
-                await self._take_over(row)
-            if len(rows) < SWEEP_LIMIT or not self._store.exclusive:
-                break
-        for namespace, session_id in await self._store.waiting_sessions(SWEEP_LIMIT):
-            await self._begin_next(namespace, session_id)
+                group.create_task(self._take_up(row))
+        sessions = await self._store.waiting_sessions(limit)
+        async with asyncio.TaskGroup() as group:
+            for namespace, session_id in sessions:
+                group.create_task(self._begin_next(namespace, session_id))
+
+    async def _take_up(self, row: RunRow) -> None:
+        """Take over a run that a sweep found; one that cannot be taken holds up no other."""
+        log.info("taking over a run", run_id=row.run_id)
+        try:
+            await self._take_over(row)
+        except RetinueError as error:
+            log.warning("cannot take over a run", run_id=row.run_id, error=error.message)
+        except Exception:
+            log.exception("cannot take over a run, by a bug", run_id=row.run_id)
 
     async def keep_leases(self) -> None:
         """Renew leases, hear of cancels, and sweep, until cancelled: for a store that engines share."""
         while True:
             await asyncio.sleep(min(SWEEP_S, self._lease_s / 3))
             try:
-                for row in await self._store.renew_leases(list(self._active), self.lease_us()):
+                held = [active.row for active in self._active.values()]
+                for row in await self._store.renew_leases(held, self.lease_us()):
                     active = self._active.get(row.run_id)
                     if active:
                         self._cancel_active(active, row.cancel_reason or "")
@@ -192,9 +266,15 @@ class Supervisor:
         tasks = [active.task for active in runs if active.task]
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_S)
+        # What was finished is not done again: it goes into the store before this engine lets go.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*(active.journal.commit() for active in runs), return_exceptions=True)
+        for active in runs:
+            active.journal.stop()
         if not self._store.exclusive and runs:
             try:
-                await self._store.renew_leases([active.row.run_id for active in runs], 0)
+                await self._store.renew_leases([active.row for active in runs], 0)
             except RetinueError as error:
                 log.warning("cannot give back leases; they end by themselves", error=error.message)
 
@@ -204,7 +284,7 @@ async def open_supervisor(
     store: Store, work: Work, *, lease_s: float, max_active_runs: int
 ) -> AsyncIterator[Supervisor]:
     """Open the supervisor, which takes up what nobody works on; leaving lets go of every run."""
-    async with asyncio.TaskGroup() as group:
+    async with open_task_group() as group:
         supervisor = Supervisor(store, work, group, lease_s=lease_s, max_active_runs=max_active_runs)
         await supervisor.sweep()
         keeping = None if store.exclusive else group.create_task(supervisor.keep_leases())

@@ -13,9 +13,6 @@ from retinue_engine.store import FINAL_STATES, JournalRecord, Store
 POLL_S = 0.1
 """How often the store is asked about a run that another engine works on."""
 
-HEARTBEAT = b""
-"""An empty response."""
-
 
 class Feeds(Protocol):
     """Where the feeds of runs at work are found."""
@@ -37,6 +34,11 @@ def join_records(records: Sequence[JournalRecord], after: int) -> bytes:
     kept = [event for event in response.events if event.sequence > after]
     rest = service_pb2.StreamRunResponse(events=kept, through_sequence=response.through_sequence)
     return b"".join([rest.SerializeToString(), *(record.data for record in records[1:])])
+
+
+def heartbeat(after: int) -> bytes:
+    """A response without events. It says how far the story was told: who goes on from it misses nothing."""
+    return service_pb2.StreamRunResponse(through_sequence=after).SerializeToString()
 
 
 async def watch(
@@ -69,7 +71,7 @@ async def watch(
         silent_s += await _wait(feed, heartbeat_s)
         if silent_s >= heartbeat_s:
             silent_s = 0.0
-            yield HEARTBEAT
+            yield heartbeat(after)
 
 
 async def _wait(feed: Feed | None, heartbeat_s: float) -> float:
@@ -77,12 +79,7 @@ async def _wait(feed: Feed | None, heartbeat_s: float) -> float:
     if feed is None:
         await asyncio.sleep(POLL_S)
         return POLL_S
-    try:
-        async with asyncio.timeout(heartbeat_s):
-            await feed.changed()
-    except TimeoutError:
-        return heartbeat_s
-    return 0.0
+    return 0.0 if await feed.changed(heartbeat_s) else heartbeat_s
 
 
 async def _check_place(store: Store, feed: Feed | None, run_id: str, after: int) -> None:

@@ -17,11 +17,14 @@ from retinue_engine.agent.loop import AgentLoop, Means
 from retinue_engine.convert import now_us
 from retinue_engine.definition import AgentDefinition
 from retinue_engine.history import definition_of, replay
+from retinue_engine.journal import MAX_EVENT_BYTES
 from retinue_engine.outcome import run_error, run_outcome, set_seconds
 from retinue_engine.store import Store
 from retinue_engine.supervisor import ActiveRun
 
 log = structlog.get_logger()
+
+CUT_OUTPUT = "\n[cut: the last message has it whole]"
 
 
 class Worker:
@@ -35,7 +38,7 @@ class Worker:
         """Work on a run and write its end. Cancelled for another reason than the run's own, write nothing."""
         row = active.row
         agent = definition_of(row)
-        conversation = await replay(self._store, row, active.past)
+        conversation = await self._replay(active)
         result = RunResult(state=RUN_STATE_SUCCEEDED)
         try:
             if active.cancel_reason is None:
@@ -60,6 +63,17 @@ class Worker:
                 run_error(InternalError("internal error; the engine's log has the details"))
             )
         await self._end(active, conversation, result)
+
+    async def _replay(self, active: ActiveRun) -> Conversation:
+        while True:
+            try:
+                return await replay(self._store, active.row, active.past)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if active.cancel_reason is None or active.lost or task is None:
+                    raise
+                # Cancelled by a user before it began: its end is written all the same.
+                task.uncancel()
 
     async def _run(self, active: ActiveRun, agent: AgentDefinition, conversation: Conversation) -> None:
         loop = AgentLoop(
@@ -98,6 +112,12 @@ class Worker:
         end_us = now_us()
         set_seconds(result.duration, (end_us - row.create_us) / 1_000_000)
         event = event_pb2.RunEvent(run_id=row.run_id, run_finished=event_pb2.RunFinished(result=result))
+        over = event.ByteSize() - MAX_EVENT_BYTES
+        if over > 0:
+            # The message has it whole, in its own event; with the error beside it there is less room here.
+            kept = len(result.output.encode()) - over - len(CUT_OUTPUT)
+            result.output = result.output.encode()[:kept].decode(errors="ignore") + CUT_OUTPUT
+            event.run_finished.result.CopyFrom(result)
         active.journal.finish(event, run_outcome(row, result, end_us, conversation.session_messages()))
         await active.journal.commit()
 

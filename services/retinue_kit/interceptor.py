@@ -33,6 +33,15 @@ _propagator = TraceContextTextMapPropagator()
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class _Stream:
+    """A streaming call under way."""
+
+    def __init__(self, task: "asyncio.Task[Any] | None") -> None:
+        self.task = task
+        self.sending = False
+        """Whether it is in gRPC's hands: cancelled there, the caller is told CANCELLED, and not why."""
+
+
 class _Oversize:
     """Stands in for a request that was too large to be read."""
 
@@ -48,14 +57,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         token = settings.token.get_secret_value() if settings.token else None
         self._authorization = f"Bearer {token}".encode() if token else None
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        self._streams: set[asyncio.Task[Any]] = set()
+        self._streams: set[_Stream] = set()
         self._stopping = False
 
     def end_streams(self) -> None:
         """End the streaming calls: their callers are told to connect again. New ones are refused."""
         self._stopping = True
-        for task in self._streams:
-            task.cancel()
+        for stream in self._streams:
+            if stream.task is not None and not stream.sending:
+                stream.task.cancel()
 
     async def intercept_service(
         self,
@@ -131,12 +141,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             active.inc()
             trace = self._enter(context)
             task = asyncio.current_task()
-            if task is not None:
-                self._streams.add(task)
+            stream = _Stream(task)
+            self._streams.add(stream)
             try:
                 self._admit(method, request, context)
                 async for response in behaviour(request, context):
+                    stream.sending = True
                     yield response
+                    stream.sending = False
+                    if self._stopping:
+                        raise _stopping_error(self._settings)  # noqa: TRY301 - as what the behaviour raises
                 ok.inc()
             except asyncio.CancelledError:
                 if not self._stopping or task is None:
@@ -146,8 +160,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:  # noqa: BLE001 - as above
                 await _fail(context, method, error)
             finally:
-                if task is not None:
-                    self._streams.discard(task)
+                self._streams.discard(stream)
                 _leave(trace)
                 active.dec()
                 seconds.observe(time.perf_counter() - start)
@@ -202,4 +215,6 @@ async def _fail(context: Context, method: str, error: Exception) -> None:
         error = InternalError("internal error; the service's log has the details")
     CALLS.labels(method, error.code.name).inc()
     status = status_from_error(error)
-    await context.abort(error.code, error.message, (("grpc-status-details-bin", status.SerializeToString()),))
+    await context.abort(
+        error.code, status.message, (("grpc-status-details-bin", status.SerializeToString()),)
+    )

@@ -18,7 +18,7 @@ CALLS_ACTIVE = Gauge("retinue_grpc_calls_active", "Calls under way.", ["method"]
 
 
 @contextmanager
-def open_metrics_endpoint(address: str) -> Iterator[str | None]:
+def open_metrics_endpoint(address: str, service: str) -> Iterator[str | None]:
     """Serve the metrics on a loopback address, and yield it with its port; None where `address` is empty."""
     if not address:
         yield None
@@ -26,7 +26,13 @@ def open_metrics_endpoint(address: str) -> Iterator[str | None]:
     host = host_of(address)
     if host not in LOOPBACK:
         raise ValueError(f"metrics are served on loopback only, not on {address}: use 127.0.0.1:PORT")
-    server, thread = start_http_server(int(address.rpartition(":")[2]), host)
+    try:
+        server, thread = start_http_server(int(address.rpartition(":")[2]), host)
+    except OSError as error:
+        raise OSError(
+            f"cannot serve metrics on {address}: {error.strerror}; stop what is running there, or set "
+            f"RETINUE_{service.upper().replace('-', '_')}_METRICS_ADDRESS"
+        ) from None
     try:
         yield f"{host}:{server.server_port}"
     finally:

@@ -10,6 +10,9 @@ from retinue.errors import InvalidArgumentError, Violation
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 
+_INT64_MAX = 2**63 - 1
+"""No store counts further."""
+
 
 def page_limit(page_size: int, *, default: int = DEFAULT_PAGE_SIZE) -> int:
     """How many items a page has. Raises InvalidArgumentError below 0 and above 1000."""
@@ -34,9 +37,13 @@ def decode_page_token(token: str, *shape: type[str] | type[int]) -> list[str | i
         place = json.loads(base64.b64decode(token, altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):
         place = None
-    if isinstance(place, list) and [type(part) for part in place] == list(shape):
+    if isinstance(place, list) and [type(part) for part in place] == list(shape) and _is_countable(place):
         return place
     raise InvalidArgumentError(
         "page_token is not one that this list gave: begin again without it",
         violations=[Violation("page_token", "must be the next_page_token of the page before")],
     )
+
+
+def _is_countable(place: Sequence[str | int]) -> bool:
+    return all(abs(part) <= _INT64_MAX for part in place if isinstance(part, int))

@@ -39,6 +39,8 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Our clients ping an idle connection too; without this it is taken for abuse and closed after a minute.
+    ("grpc.keepalive_permit_without_calls", 1),
 )
 
 
@@ -78,7 +80,7 @@ async def open_server(settings: Settings, open_app: OpenApp[Settings]) -> AsyncI
             mount.add(server)
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         port = _listen(server, settings)
-        with open_metrics_endpoint(settings.metrics_address) as metrics_address:
+        with open_metrics_endpoint(settings.metrics_address, settings.service) as metrics_address:
             await server.start()
             for name in ["", *names]:
                 await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -162,6 +164,8 @@ def run_service(settings_type: Callable[[], Settings], service: str, open_app: O
             sys.stderr.write(f"{service}: {variable + ': ' if place else ''}{text}\n")
         return 2
     configure_logs(settings.service, settings.log_level, settings.log_format)
+    # gRPC's core writes lines of its own to stderr, beside ours that say the same.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         uvloop.run(_serve(settings, open_app))
     except (RetinueError, OSError, ValueError) as error:

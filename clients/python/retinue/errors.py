@@ -19,7 +19,7 @@ DOMAIN = "retinue"
 
 MAX_STATUS_MESSAGE_BYTES = 768
 MAX_STATUS_BYTES = 3584
-"""Clients take 8 KiB of trailers: the message in them is percent-encoded, the details, with it, are base64."""
+"""Clients take 8 KiB of trailers: the message in them is percent-encoded, the details are base64."""
 
 MAX_FIELD_BYTES = 256
 MAX_DESCRIPTION_BYTES = 512

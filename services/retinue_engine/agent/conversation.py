@@ -117,7 +117,7 @@ def parse_arguments(arguments_json: str) -> Mapping[str, Any] | str:
     """The arguments of a tool call; where they are no JSON object, a text that tells the model so."""
     try:
         arguments = json.loads(arguments_json or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"the arguments are not valid JSON ({error}): call the tool again with a JSON object"
     if not isinstance(arguments, dict):
         return "the arguments are not a JSON object: call the tool again with one"

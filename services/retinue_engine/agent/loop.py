@@ -49,6 +49,8 @@ class AgentLoop:
 
     async def run(self) -> None:
         """Go on to the model's last word. Raises a RetinueError where the run fails."""
+        if self._conversation.answered:
+            return  # the engine stopped between the last word and the run's end: nothing more is needed
         endpoint = self._agent.llm.endpoint()
         tools = await self._list_tools()
         calls = ToolCalls(

@@ -20,8 +20,11 @@ from retinue_engine.journal import Journal
 from retinue_engine.outcome import run_error, set_seconds
 from retinue_engine.tools import Tool, Toolbox, ToolList, ToolRequest
 
-MAX_RESULT_TEXT = 256 * 1024
-"""Most characters of a result that a model is told; the rest is cut, and says so."""
+MAX_RESULT_BYTES = 384 * 1024
+"""Most of a result that a model is told; the rest is cut, and says so. An event holds text and structure."""
+
+MAX_PROGRESS_TEXT = 4 * 1024
+"""Most characters of a server's word on its progress."""
 
 
 class Emit(Protocol):
@@ -129,7 +132,7 @@ class ToolCalls:
     async def _ask_tool(self, path: str, call: RequestedToolCall, tool: Tool) -> ToolCallCompleted:
         def on_progress(progress: float, total: float | None, message: str) -> None:
             update = event_pb2.ToolCallProgress(
-                call_id=call.call_id, progress=progress, total=total, message=message
+                call_id=call.call_id, progress=progress, total=total, message=message[:MAX_PROGRESS_TEXT]
             )
             self._emit(path, tool_call_progress=update)
 
@@ -141,15 +144,24 @@ class ToolCalls:
             run_id=self._run_id,
         )
         answer = await self._toolbox.call_tool(request, on_progress)
-        text = answer.text
-        if len(text) > MAX_RESULT_TEXT:
-            text = f"{text[:MAX_RESULT_TEXT]}\n[cut: {len(text) - MAX_RESULT_TEXT} more characters]"
         return ToolCallCompleted(
             call_id=call.call_id,
             outcome=TOOL_CALL_OUTCOME_TOOL_ERROR if answer.is_error else TOOL_CALL_OUTCOME_SUCCEEDED,
-            text=text,
-            structured_json=answer.structured_json if len(answer.structured_json) <= MAX_RESULT_TEXT else "",
+            text=_cut(answer.text),
+            structured_json=answer.structured_json if _fits(answer.structured_json) else "",
         )
+
+
+def _fits(text: str) -> bool:
+    # No character has more than 4 bytes; most texts are so short that nobody needs to count.
+    return 4 * len(text) <= MAX_RESULT_BYTES or len(text.encode()) <= MAX_RESULT_BYTES
+
+
+def _cut(text: str) -> str:
+    if _fits(text):
+        return text
+    kept = text.encode()[:MAX_RESULT_BYTES].decode(errors="ignore")
+    return f"{kept}\n[cut: {len(text) - len(kept)} more characters]"
 
 
 def _failed(call: RequestedToolCall, text: str, error: RunError) -> ToolCallCompleted:

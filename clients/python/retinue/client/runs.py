@@ -7,11 +7,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from retinue.client.backoff import backoff_s
 from retinue.client.channel import ServiceChannel
 from retinue.engine.v1 import event_pb2, run_pb2, service_pb2, service_pb2_grpc
-from retinue.errors import ServiceUnavailableError
+from retinue.errors import CallCancelledError, RetinueError, ServiceUnavailableError
 from retinue.registry.v1 import component_pb2
 
 GIVE_UP_AFTER = 20
 """Tries in a row that reach no engine before a watcher gives up; with the backoff about 80 s."""
+
+
+BROKEN = (ServiceUnavailableError, CallCancelledError)
+"""A stream that broke off. CANCELLED is what a server or proxy says that ends it in the middle of a message."""
 
 
 class Runs:
@@ -96,6 +100,7 @@ class Runs:
         )
         waits = backoff_s()
         run_id, sequence = "", 0
+        failure: RetinueError = ServiceUnavailableError("")
         for _ in range(GIVE_UP_AFTER):
             try:
                 async for response in self._channel.stream(self._stub.StreamRun, request):
@@ -103,14 +108,15 @@ class Runs:
                         run_id = run_id or event.run_id
                         sequence = event.sequence
                         yield event
-            except ServiceUnavailableError:
+            except BROKEN as error:
+                failure = error
                 if run_id:
                     break
                 await asyncio.sleep(next(waits))
             else:
                 return
         else:
-            raise self._gave_up()
+            raise _gave_up(failure) from None
         async for event in self.watch(run_id, after_sequence=sequence):
             yield event
 
@@ -131,20 +137,13 @@ class Runs:
                         after_sequence = event.sequence
                         yield event
                     after_sequence = max(after_sequence, response.through_sequence)
-            except ServiceUnavailableError:
+            except BROKEN as error:
                 tries += 1
                 if tries >= GIVE_UP_AFTER:
-                    raise self._gave_up() from None
+                    raise _gave_up(error) from None
                 await asyncio.sleep(next(waits))
             else:
                 return
-
-    def _gave_up(self) -> ServiceUnavailableError:
-        return ServiceUnavailableError(
-            f"cannot reach the engine at {self._channel.address} after {GIVE_UP_AFTER} tries; is it running?",
-            service=self._channel.service,
-            address=self._channel.address,
-        )
 
     async def get(self, run_id: str) -> run_pb2.Run:
         """Return a run and, when it has ended, its result."""
@@ -181,3 +180,10 @@ class Runs:
         """Ask a run to end; it does so soon after. One that has ended stays as it is."""
         request = service_pb2.CancelRunRequest(namespace=self._namespace, run_id=run_id, reason=reason)
         return (await self._channel.unary(self._stub.CancelRun, request)).run
+
+
+def _gave_up(last: RetinueError) -> ServiceUnavailableError:
+    # Its own words: it may be the engine that is gone, or a service that the engine needs.
+    error = ServiceUnavailableError(f"gave up after {GIVE_UP_AFTER} tries: {last.message}")
+    error.facts = last.facts
+    return error
