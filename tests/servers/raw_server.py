@@ -1,0 +1,203 @@
+"""An MCP server on bare stdin and stdout, for what no SDK would do. Its arguments choose how it behaves.
+
+It notes in files of TEST_FOLDER what a test asks about.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WAYS = frozenset(sys.argv[1:])
+FOLDER = Path(os.environ["TEST_FOLDER"])
+MODERN = "2026-07-28"
+
+
+def note(name: str, text: object) -> None:
+    """Add a line to a file."""
+    with (FOLDER / name).open("a") as file:
+        file.write(f"{text}\n")
+
+
+def write(data: bytes) -> None:
+    """Write bytes to stdout, now."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def send(**message: Any) -> None:
+    """Send a message."""
+    write(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+
+
+def text(value: str, **more: Any) -> dict[str, Any]:
+    """A result of one text."""
+    return {"content": [{"type": "text", "text": value}], "resultType": "complete", **more}
+
+
+def hang(key: int, _: dict[str, Any]) -> None:
+    note("hanging", key)
+
+
+def bad_bytes(key: int, _: dict[str, Any]) -> None:
+    write(b'{"jsonrpc":"2.0","id":%d,"result":{"content":[{"type":"text","text":"a\xffb"}]}}\n' % key)
+
+
+def die(_key: int, _: dict[str, Any]) -> None:
+    sys.stderr.write("out of luck\n")
+    sys.stderr.flush()
+    os._exit(7)
+
+
+def rename(_key: int, _: dict[str, Any]) -> dict[str, Any]:
+    LISTED[0]["name"] = "shout"
+    send(method="notifications/tools/list_changed")
+    return text("renamed")
+
+
+def twice(key: int, _: dict[str, Any]) -> None:
+    send(id=key, result=text("first"))
+    send(id=key, result=text("second"))
+    send(id=987654, result={})
+
+
+def ask(key: int, _: dict[str, Any]) -> None:
+    ASKING.append(key)
+    send(id="ping", method="ping")
+    send(id="unknown", method="roots/wonder")
+
+
+def refuse(key: int, _: dict[str, Any]) -> None:
+    send(id=key, error={"code": -32602, "message": "size must be a number"})
+
+
+def big(_key: int, params: dict[str, Any]) -> dict[str, Any]:
+    return text("x" * params["arguments"]["size"])
+
+
+def echo(_key: int, params: dict[str, Any]) -> dict[str, Any]:
+    return text(params["arguments"].get("text", ""))
+
+
+def env(_key: int, _: dict[str, Any]) -> dict[str, Any]:
+    return text(json.dumps(dict(os.environ)))
+
+
+def meta(_key: int, params: dict[str, Any]) -> dict[str, Any]:
+    return text(json.dumps(params.get("_meta")), structuredContent={"raw": params["arguments"]})
+
+
+def ask_back(_key: int, _: dict[str, Any]) -> dict[str, Any]:
+    return {"resultType": "input_required", "inputRequests": {}}
+
+
+TOOLS: dict[str, Callable[[int, dict[str, Any]], dict[str, Any] | None]] = {
+    each.__name__: each
+    for each in (echo, hang, big, bad_bytes, die, env, rename, meta, twice, ask, refuse, ask_back)
+}
+LISTED: list[dict[str, Any]] = [
+    *({"name": name, "inputSchema": {"type": "object"}} for name in TOOLS),
+    {"name": "crooked", "inputSchema": "not a schema"},
+    {"title": "nameless"},
+]
+PAGE = 3
+ASKING: list[int] = []
+ANSWERS: dict[str, Any] = {}
+
+
+def initialize(params: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "protocolVersion": params["protocolVersion"],
+        "capabilities": {"tools": {"listChanged": True}},
+        "serverInfo": {"name": "raw", "version": "1"},
+    }
+
+
+def discover() -> dict[str, Any]:
+    return {
+        "supportedVersions": [MODERN],
+        "capabilities": {"tools": {}},
+        "resultType": "complete",
+        "ttlMs": 0,
+        "cacheScope": "private",
+    }
+
+
+def listing(params: dict[str, Any]) -> dict[str, Any]:
+    note("lists", params)
+    more = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"} if "modern" in WAYS else {}
+    if "circle" in WAYS:
+        return {"tools": LISTED, "nextCursor": "again"}
+    if "pages" in WAYS:
+        begin = int(params.get("cursor", 0))
+        end = begin + PAGE
+        return {"tools": LISTED[begin:end]} | ({"nextCursor": str(end)} if end < len(LISTED) else {})
+    return {"tools": LISTED, **more}
+
+
+def answer(key: int, method: str, params: dict[str, Any]) -> None:
+    """Answer a request."""
+    result: dict[str, Any] | None
+    if method == "initialize" and "modern" in WAYS:
+        send(id=key, error={"code": -32022, "message": "too old", "data": {"supported": [MODERN]}})
+        return
+    if "modern" in WAYS and params["_meta"]["io.modelcontextprotocol/protocolVersion"] != MODERN:
+        send(id=key, error={"code": -32600, "message": "who asks?"})
+        return
+    if method == "initialize":
+        result = initialize(params)
+    elif method == "server/discover" and "modern" in WAYS:
+        result = discover()
+    elif method == "tools/list":
+        result = listing(params)
+    elif method == "tools/call":
+        result = TOOLS[params["name"]](key, params)
+    else:
+        send(id=key, error={"code": -32601, "message": f"no {method}"})
+        return
+    if result is not None:
+        send(id=key, result=result)
+
+
+def serve() -> None:
+    """Take messages until the end of stdin."""
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "mute" in WAYS:
+            continue
+        if "method" not in message:
+            ANSWERS[message["id"]] = message.get("result", message.get("error"))
+            if len(ANSWERS) == len(("ping", "unknown")):
+                send(id=ASKING.pop(), result=text(json.dumps(ANSWERS)))
+        elif "id" in message:
+            answer(message["id"], message["method"], message.get("params") or {})
+        elif message["method"] == "notifications/cancelled":
+            note("cancelled", message["params"]["requestId"])
+
+
+def main() -> None:
+    """Begin as the ways say, serve, end."""
+    note("starts", os.getpid())
+    if "dies" in WAYS:
+        sys.exit("Traceback (most recent call last):\nModuleNotFoundError: No module named 'flux'")
+    if "mute" in WAYS:
+        sys.stderr.write("loading the model, please wait\n")
+        sys.stderr.flush()
+    if "stubborn" in WAYS:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "parent" in WAYS:
+        note("children", subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL).pid)
+    if "garbage" in WAYS:
+        write(b"Starting up...\n\xff\xfe\x00 not json\n{broken\n[]\n42\n\n")
+    serve()
+    if "stubborn" in WAYS:
+        time.sleep(600)
+
+
+if __name__ == "__main__":
+    main()
