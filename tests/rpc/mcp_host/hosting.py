@@ -1,0 +1,149 @@
+"""A real MCP host on a free port, with a registry that a test fills, and MCP servers as processes."""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from retinue.client import Access, Tools, open_channel
+from retinue.errors import ComponentNotFoundError, status_from_error
+from retinue.mcphost.v1 import service_pb2, service_pb2_grpc, tool_pb2
+from retinue.registry.v1 import component_pb2, mcp_server_pb2
+from retinue.registry.v1 import service_pb2 as registry_pb2
+from retinue.registry.v1 import service_pb2_grpc as registry_grpc
+from retinue_kit.server import open_server
+from retinue_mcp_host.app import open_app
+from retinue_mcp_host.settings import McpHostSettings
+
+SERVERS = Path(__file__).parents[2] / "servers"
+SOON_S = 10.0
+"""Ten times and more what anything here takes."""
+
+
+async def until(condition: Callable[[], Any], what: str, within_s: float = SOON_S) -> Any:
+    """Wait until a condition holds, and return what it gave."""
+    end = time.monotonic() + within_s
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.01)
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+class Registry(registry_grpc.RegistryServiceServicer):
+    """As much of a registry as the host asks for."""
+
+    def __init__(self) -> None:
+        self.components: dict[tuple[str, int], component_pb2.Component] = {}
+        self.asked = 0
+
+    def put(self, name: str, spec: mcp_server_pb2.McpServerSpec) -> int:
+        """Store the next version of a server."""
+        version = 1 + max((number for known, number in self.components if known == name), default=0)
+        self.components[name, version] = component_pb2.Component(
+            namespace="default",
+            kind=component_pb2.COMPONENT_KIND_MCP_SERVER,
+            name=name,
+            version=version,
+            mcp_server=spec,
+        )
+        return version
+
+    async def GetComponent(  # noqa: N802 - gRPC's name
+        self, request: registry_pb2.GetComponentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> registry_pb2.GetComponentResponse:
+        self.asked += 1
+        name, version = request.component.name, request.component.version
+        version = version or max((number for known, number in self.components if known == name), default=0)
+        component = self.components.get((name, version))
+        if component is None:
+            status = status_from_error(ComponentNotFoundError(f"no mcp_server {name}", name=name))
+            details = (("grpc-status-details-bin", status.SerializeToString()),)
+            await context.abort(grpc.StatusCode.NOT_FOUND, status.message, details)
+        return registry_pb2.GetComponentResponse(component=component)
+
+
+class Host:
+    """A running host, and what tests do with it."""
+
+    def __init__(self, registry: Registry, channel: Any, folder: Path) -> None:
+        self.registry = registry
+        self.tools = Tools(channel, "default")
+        self.stub = service_pb2_grpc.McpHostServiceStub(channel.channel)
+        self.folder = folder
+
+    def stdio(self, name: str, *argv: str, **spec: Any) -> int:
+        """Store a stdio server; its first argument is a file of tests/servers."""
+        env = {"TEST_FOLDER": str(self.folder), **spec.pop("env", {})}
+        script = [str(SERVERS / argv[0]), *argv[1:]] if argv[0].endswith(".py") else [*argv[1:]]
+        command = spec.pop("command", sys.executable if argv[0].endswith(".py") else argv[0])
+        transport = mcp_server_pb2.StdioTransport(
+            command=command, args=script, env=env, **spec.pop("stdio", {})
+        )
+        return self.registry.put(name, mcp_server_pb2.McpServerSpec(stdio=transport, **spec))
+
+    def http(self, name: str, url: str, headers: dict[str, str] | None = None, **spec: Any) -> int:
+        """Store a server elsewhere."""
+        transport = mcp_server_pb2.StreamableHttpTransport(url=url, headers=headers or {})
+        return self.registry.put(name, mcp_server_pb2.McpServerSpec(streamable_http=transport, **spec))
+
+    async def list_tools(self, *servers: str) -> tuple[list[tool_pb2.Tool], list[tool_pb2.ServerFailure]]:
+        """List servers' tools."""
+        return await self.tools.list([tool_pb2.ServerRef(name=name) for name in servers])
+
+    async def call(
+        self, server: str, tool: str, arguments_json: str = "{}", **more: Any
+    ) -> tool_pb2.ToolResult:
+        """Call a tool and return its result."""
+        return (await self.updates(server, tool, arguments_json, **more))[-1].result
+
+    async def updates(
+        self, server: str, tool: str, arguments_json: str = "{}", **more: Any
+    ) -> list[service_pb2.CallToolResponse]:
+        """Call a tool and return all that it says."""
+        return [update async for update in self.tools.call(server, tool, arguments_json, **more)]
+
+    def lines(self, name: str) -> list[str]:
+        """What servers have noted in a file."""
+        path = self.folder / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def pids(self, name: str = "starts") -> list[int]:
+        """The processes that servers have noted."""
+        return [int(line) for line in self.lines(name)]
+
+
+@contextlib.asynccontextmanager
+async def open_host(registry: Registry, folder: Path, **settings: Any) -> AsyncIterator[Host]:
+    """Serve a registry and a host until the block is left."""
+    server = grpc.aio.server()
+    registry_grpc.add_RegistryServiceServicer_to_server(registry, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        chosen = McpHostSettings(
+            address="127.0.0.1:0",
+            metrics_address="",
+            registry_address=f"127.0.0.1:{port}",
+            stop_grace_s=1.0,
+            **settings,
+        )
+        async with (
+            open_server(chosen, open_app) as served,
+            open_channel("MCP host", served.address, Access()) as channel,
+        ):
+            yield Host(registry, channel, folder)
+    finally:
+        await server.stop(0)
