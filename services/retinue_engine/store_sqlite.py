@@ -102,7 +102,7 @@ class SqliteStore:
 
     async def abandoned_runs(self, now_us: int, limit: int) -> list[RunRow]:  # noqa: ARG002 - no leases
         rows = self._reader.execute(
-            f"SELECT {RUN_COLUMNS} FROM runs WHERE state < 5 AND state IN (2, 3, 4)"  # noqa: S608 - columns are ours
+            f"SELECT {RUN_COLUMNS} FROM runs WHERE state < 5 AND state = 2"  # noqa: S608 - columns are ours
             " ORDER BY create_us LIMIT ?",
             (limit,),
         )

@@ -147,11 +147,11 @@ def _insert_record(connection: sqlite3.Connection, record: JournalRecord) -> Non
     ).rowcount
     if made:
         return
-    (writer,) = connection.execute(
-        "SELECT writer FROM journal WHERE root_run_id = ? AND first_sequence = ?",
+    stored = connection.execute(
+        "SELECT writer, data FROM journal WHERE root_run_id = ? AND first_sequence = ?",
         (record.root_run_id, record.first_sequence),
     ).fetchone()
-    if writer != record.writer:
+    if stored != (record.writer, record.data):
         raise ClaimLostError(f"another engine has taken over {record.root_run_id}", run_id=record.root_run_id)
 
 

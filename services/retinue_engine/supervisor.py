@@ -130,7 +130,7 @@ class Supervisor:
 
     async def _accept(self, row: RunRow, first: JournalRecord, *, new_session: bool) -> RunRow:
         stored = await self._store.create_run(row, first, new_session=new_session)
-        if stored.run_id == row.run_id and stored.state == RUN_STATE_RUNNING and not self._closing:
+        if stored.writer == row.writer and stored.state == RUN_STATE_RUNNING and not self._closing:
             self.start(stored, first, [])
         return stored
 
