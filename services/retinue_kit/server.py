@@ -164,8 +164,6 @@ def run_service(settings_type: Callable[[], Settings], service: str, open_app: O
             sys.stderr.write(f"{service}: {variable + ': ' if place else ''}{text}\n")
         return 2
     configure_logs(settings.service, settings.log_level, settings.log_format)
-    # gRPC's core writes lines of its own to stderr, beside ours that say the same.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         uvloop.run(_serve(settings, open_app))
     except (RetinueError, OSError, ValueError) as error:

@@ -15,7 +15,7 @@ GIVE_UP_AFTER = 20
 
 
 BROKEN = (ServiceUnavailableError, CallCancelledError)
-"""A stream that broke off. CANCELLED is what a server or proxy says that ends it in the middle of a message."""
+"""A stream that broke off. CANCELLED is what a server or proxy says that ends it inside a message."""
 
 
 class Runs:
