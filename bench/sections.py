@@ -1,0 +1,73 @@
+"""The sections under load: floor and Retinue by turns, medians over rounds, ratios within a round."""
+
+import asyncio
+from statistics import median
+from typing import Any
+
+from bench.load import Figures, Load
+from bench.processes import rss_mib
+from bench.suite import Suite, System
+
+Cells = dict[str, Any]
+"""What a section found: plain JSON."""
+
+
+async def settle(suite: Suite) -> None:
+    """Let each system make its first runs: connections, tool servers, caches."""
+    load = Load(suite)
+    for system in (suite.floor, suite.retinue):
+        for agent in ("agent", "text"):
+            await load.round(system, agent, 1, 0.05)
+
+
+async def measure(suite: Suite, agent: str, in_flight: int, *, rounds: int, seconds: float) -> Cells:
+    """Load floor and Retinue by turns. The ratio is the median of the rounds' ratios, Retinue to floor."""
+    load = Load(suite)
+    found: dict[str, list[Figures]] = {"floor": [], "retinue": []}
+    for number in range(rounds):
+        # Each is first by turns: what drifts during a round favours neither.
+        pair = [suite.floor, suite.retinue]
+        for system in pair if number % 2 == 0 else reversed(pair):
+            found[system.name].append(await load.round(system, agent, in_flight, seconds))
+    return {
+        "in_flight": in_flight,
+        "rounds": rounds,
+        "floor": _medians(found["floor"]),
+        "retinue": _medians(found["retinue"]),
+        "ratio": _ratios(found["retinue"], found["floor"]),
+        "all": found,
+    }
+
+
+def _medians(figures: list[Figures]) -> Figures:
+    return {name: median(each[name] for each in figures) for name in figures[0]}
+
+
+def _ratios(ours: list[Figures], floor: list[Figures]) -> Figures:
+    names = [name for name in ours[0] if name in floor[0]]
+    return {
+        name: median(a[name] / b[name] if b[name] else 0.0 for a, b in zip(ours, floor, strict=True))
+        for name in names
+    }
+
+
+def memory(suite: Suite) -> Cells:
+    """Resident MiB of each process now."""
+
+    def of(system: System) -> Figures:
+        return {each.name: rss_mib(each.pid) for each in (*system.processes, *system.around)}
+
+    return {**of(suite.floor), **of(suite.retinue)}
+
+
+async def loaded(suite: Suite, name: str, concurrencies: list[int], *, rounds: int, seconds: float) -> Cells:
+    """One agent at each concurrency."""
+    return {
+        str(in_flight): await measure(suite, name, in_flight, rounds=rounds, seconds=seconds)
+        for in_flight in concurrencies
+    }
+
+
+async def quiet() -> None:
+    """Give what the start left behind (imports that warm up) time to end."""
+    await asyncio.sleep(4.0)
