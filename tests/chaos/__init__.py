@@ -1,0 +1,1 @@
+"""Processes killed, streams cut; afterwards every story is read."""

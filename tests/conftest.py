@@ -1,0 +1,23 @@
+"""The suite as a fixture."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.suite import Suite, open_suite
+
+OpenSuite = Callable[..., Awaitable[Suite]]
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[OpenSuite]:
+    """Opens a suite in the test's folder; see `open_suite`."""
+    async with AsyncExitStack() as stack:
+
+        async def opening(*args: Any, **more: Any) -> Suite:
+            return await stack.enter_async_context(open_suite(tmp_path, *args, **more))
+
+        yield opening

@@ -1,0 +1,1 @@
+"""The engine through real servers and real channels."""

@@ -1,0 +1,1 @@
+"""The kit through real servers and processes."""
