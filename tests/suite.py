@@ -215,9 +215,13 @@ async def open_suite(
     agents: Mapping[str, Any] | None = None,
     llms: Mapping[str, Any] | None = None,
     mcp_servers: Mapping[str, Any] | None = None,
+    host_address: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Suite]:
-    """Open registry, engine and scripted model in this process; the MCP host where there are servers."""
+    """Open registry, engine and scripted model in this process; the MCP host where there are servers.
+
+    `host_address` is that of a host of the test's own.
+    """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         model = await enter(Model().open(script or {"default": {"text": "hello world", "chunk_size": 5}}))
@@ -228,8 +232,9 @@ async def open_suite(
                 RegistrySettings(**common, project=folder, data_dir=folder / "registry"), open_registry
             )
         )
-        host_address = "127.0.0.1:1"
-        if mcp_servers:
+        if not mcp_servers:
+            host_address = "127.0.0.1:1"
+        elif host_address is None:
             chosen = McpHostSettings(**common, registry_address=registry.address)
             host_address = (await enter(open_server(chosen, open_mcp_host))).address
         engine_settings = EngineSettings(

@@ -33,7 +33,7 @@ class Acceptance:
     async def accept(self, request: RunRequest) -> RunRow:
         """Store a run and begin it; return it as stored. The same request_id finds the same run."""
         _check(request)
-        namespace = request.namespace or "default"
+        request.namespace = namespace = request.namespace or "default"
         digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         try:
             self._supervisor.check_room()

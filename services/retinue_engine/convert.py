@@ -10,8 +10,11 @@ from retinue.engine.v1.service_pb2 import RunRequest
 from retinue.registry.v1 import agent_pb2, component_pb2, llm_pb2
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.definition import (
+    CONNECT_TIMEOUT_S,
+    HOST_GRACE_S,
     LLM_TIMEOUT_S,
     MAX_ITERATIONS,
+    TOOL_CALL_TIMEOUT_S,
     TOOL_CONCURRENCY,
     AgentDefinition,
     LlmDefinition,
@@ -42,14 +45,20 @@ def agent_definition(resolved: ResolveComponentResponse, options: run_pb2.RunOpt
         llm=_llm_definition(llm_name, llm),
         generation=_generation(options.generation, spec.generation, llm.generation),
         servers=tuple(
-            Server(name, dependencies[component_pb2.COMPONENT_KIND_MCP_SERVER, name].version)
-            for name in spec.mcp_servers
+            _server(dependencies[component_pb2.COMPONENT_KIND_MCP_SERVER, name]) for name in spec.mcp_servers
         ),
         max_iterations=_first_set("max_iterations", MAX_ITERATIONS, options, spec),
         tool_concurrency=_first_set("tool_concurrency", TOOL_CONCURRENCY, options, spec),
         include_history=bool(_first_set("include_history", 1, options, spec)),
         timeout_s=_seconds(options.timeout) or _seconds(spec.timeout) or None,
     )
+
+
+def _server(component: component_pb2.Component) -> Server:
+    spec = component.mcp_server
+    connect_s = _seconds(spec.connect_timeout) or CONNECT_TIMEOUT_S
+    call_s = _seconds(spec.call_timeout) or TOOL_CALL_TIMEOUT_S
+    return Server(component.name, component.version, connect_s + call_s + HOST_GRACE_S)
 
 
 def _first_set(name: str, default: int, *levels: run_pb2.RunOptions | agent_pb2.AgentSpec) -> int:

@@ -11,6 +11,10 @@ from retinue_kit.secrets import resolve_secret
 MAX_ITERATIONS = 20
 TOOL_CONCURRENCY = 8
 LLM_TIMEOUT_S = 120.0
+TOOL_CALL_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 30.0
+HOST_GRACE_S = 10.0
+"""How much longer than its own limits the host may take to say that a call has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Server:
 
     name: str
     version: int
+    call_limit_s: float
+    """When a call is given up here: the host's own limits come before, unless it hangs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import structlog
 
 from retinue.client import ServiceChannel, Tools
 from retinue.client.backoff import backoff_s
-from retinue.errors import RetinueError, ServiceUnavailableError, error_from_facts
+from retinue.errors import McpTimeoutError, RetinueError, ServiceUnavailableError, error_from_facts
 from retinue.mcphost.v1 import service_pb2, tool_pb2
 from retinue_engine.definition import Server
 from retinue_engine.host_stream import HostStream, open_host_stream
@@ -130,7 +130,17 @@ class HostToolbox:
             idempotency_key=request.idempotency_key,
             run_id=request.run_id,
         )
-        return _answer(await stream.call(next(self._call_ids), call, on_progress))
+        limit_s = request.tool.server.call_limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return _answer(await stream.call(next(self._call_ids), call, on_progress))
+        except TimeoutError:
+            server = request.tool.server.name
+            raise McpTimeoutError(
+                f"the MCP host said nothing of a call of {server} for {limit_s:g} s: see its log",
+                server=server,
+                timeout_s=f"{limit_s:g}",
+            ) from None
 
     async def _wait_for_stream(self) -> HostStream:
         try:

@@ -12,7 +12,7 @@ from typing import cast
 from retinue.errors import StoreUnavailableError
 from retinue_engine.group_writer import GroupWriter
 from retinue_engine.store import JournalRecord, MessageRow, RunFilter, RunOutcome, RunRow, SessionRow
-from retinue_engine.store_sqlite_schema import connect, create_tables
+from retinue_engine.store_sqlite_schema import Reader, connect, create_tables
 from retinue_engine.store_sqlite_writes import (
     RUN_COLUMNS,
     AppendRecord,
@@ -182,7 +182,7 @@ async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailableError(f"cannot make the folder of {path}: {error}", store="sqlite") from error
-    with _sole_owner(path), closing(connect(path)) as writing, closing(connect(path)) as reading:
+    with _sole_owner(path), closing(connect(path)) as writing, closing(connect(path, Reader)) as reading:
         create_tables(writing, path)
         reading.execute("PRAGMA query_only = ON")
         writer: GroupWriter[Write, Written] = GroupWriter(partial(commit, writing))

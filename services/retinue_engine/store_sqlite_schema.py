@@ -2,6 +2,9 @@
 
 import sqlite3
 from pathlib import Path
+from typing import Any
+
+from retinue.errors import StoreUnavailableError
 
 SCHEMA_VERSION = 1
 
@@ -62,9 +65,24 @@ CREATE TABLE messages (
 """
 
 
-def connect(path: Path) -> sqlite3.Connection:
+class Reader(sqlite3.Connection):
+    """A connection to read on: what the driver says comes out as StoreUnavailableError."""
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        """Run a statement to its first row."""
+        try:
+            return super().execute(*arguments)
+        except (sqlite3.OperationalError, sqlite3.InternalError) as error:
+            raise StoreUnavailableError(
+                f"the SQLite store cannot be read: {error}", store="sqlite"
+            ) from error
+
+
+def connect(path: Path, kind: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
     """Open a connection that commits durably: a commit that returned survives a loss of power."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=256, factory=kind
+    )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA busy_timeout = 5000")

@@ -4,6 +4,7 @@ import asyncio
 
 import structlog
 
+from retinue.client.backoff import backoff_s
 from retinue.engine.v1 import event_pb2
 from retinue.engine.v1.run_pb2 import (
     RUN_STATE_CANCELLED,
@@ -11,7 +12,7 @@ from retinue.engine.v1.run_pb2 import (
     RUN_STATE_SUCCEEDED,
     RunResult,
 )
-from retinue.errors import ClaimLostError, InternalError, RetinueError, RunTimeoutError
+from retinue.errors import ClaimLostError, InternalError, RetinueError, RunTimeoutError, StoreUnavailableError
 from retinue_engine.agent.conversation import Conversation
 from retinue_engine.agent.loop import AgentLoop, Means
 from retinue_engine.convert import now_us
@@ -37,10 +38,11 @@ class Worker:
     async def work(self, active: ActiveRun) -> None:
         """Work on a run and write its end. Cancelled for another reason than the run's own, write nothing."""
         row = active.row
-        agent = definition_of(row)
-        conversation = await self._replay(active)
         result = RunResult(state=RUN_STATE_SUCCEEDED)
+        conversation = Conversation("", (), "")
         try:
+            agent = definition_of(row)
+            conversation = await self._replay(active)
             if active.cancel_reason is None:
                 await self._run(active, agent, conversation)
             else:
@@ -65,6 +67,7 @@ class Worker:
         await self._end(active, conversation, result)
 
     async def _replay(self, active: ActiveRun) -> Conversation:
+        waits = backoff_s()
         while True:
             try:
                 return await replay(self._store, active.row, active.past)
@@ -74,6 +77,9 @@ class Worker:
                     raise
                 # Cancelled by a user before it began: its end is written all the same.
                 task.uncancel()
+            except StoreUnavailableError as error:
+                log.warning("cannot read a run, trying again", run_id=active.row.run_id, error=error.message)
+                await asyncio.sleep(next(waits))
 
     async def _run(self, active: ActiveRun, agent: AgentDefinition, conversation: Conversation) -> None:
         loop = AgentLoop(

@@ -1,0 +1,1 @@
+import retinue_kit  # noqa: F401 - before gRPC is imported

@@ -65,14 +65,9 @@ class ToolCalls:
         """
         path = f"turn:{self._conversation.turn}"
         calls = list(self._conversation.unanswered.values())
-        again = set(self._conversation.started)
         for call in calls:
-            if call.call_id in again:
+            if call.call_id in self._conversation.started:
                 self._check_repeatable(call)
-            else:
-                self._start(path, call)
-        # A call is on record before it is made.
-        await self._journal.commit()
         if len(calls) == 1:
             await self._call(path, calls[0])
             return
@@ -110,6 +105,10 @@ class ToolCalls:
             await self._call(path, call)
 
     async def _call(self, path: str, call: RequestedToolCall) -> None:
+        if call.call_id not in self._conversation.started:
+            self._start(path, call)
+            # A call is on record before it is made; those that begin together are one append.
+            await self._journal.commit()
         start = time.perf_counter()
         completed = await self._outcome(path, call)
         set_seconds(completed.duration, time.perf_counter() - start)

@@ -34,6 +34,19 @@ async def test_fifty_starts_of_one_request_are_one_run(opened: OpenSuite) -> Non
     assert (again.run_id, again.state) == (runs[0].run_id, run_pb2.RUN_STATE_SUCCEEDED)
 
 
+async def test_no_namespace_and_the_default_one_are_the_same_request(opened: OpenSuite) -> None:
+    suite = await opened()
+    target = component_pb2.ComponentRef(name="a")
+    requests = [
+        service_pb2.RunRequest(namespace=namespace, request_id="once", target=target, message="hi")
+        for namespace in ("", "default")
+    ]
+    first, second = [
+        (await suite.runs.StartRun(service_pb2.StartRunRequest(run=request))).run for request in requests
+    ]
+    assert first.run_id == second.run_id
+
+
 async def test_a_request_id_used_for_another_request_already_exists(opened: OpenSuite) -> None:
     suite = await opened()
     first = await suite.client.runs.start("a", "hi", request_id="once")

@@ -64,7 +64,8 @@ async def test_an_unknown_session_is_not_found(opened: OpenSuite) -> None:
 
 
 async def test_runs_of_one_session_run_one_after_another_in_their_order(opened: OpenSuite) -> None:
-    suite = await opened({"default": {"text": "to {last_user}", "delay_ms": 20}})
+    first = {"when": {"user_contains": "m0"}, "text": "to {last_user}", "delay_ms": 1000}
+    suite = await opened({"rules": [first], "default": {"text": "to {last_user}"}})
     runs = [await suite.client.runs.start("a", f"m{number}", session_id="s") for number in range(6)]
     assert [run.state for run in runs] == [run_pb2.RUN_STATE_RUNNING] + [run_pb2.RUN_STATE_QUEUED] * 5
     stories = await asyncio.gather(*(suite.watched(run.run_id) for run in runs))

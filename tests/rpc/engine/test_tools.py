@@ -14,7 +14,7 @@ from retinue.engine.v1.event_pb2 import (
     TOOL_CALL_OUTCOME_SUCCEEDED,
     TOOL_CALL_OUTCOME_TOOL_ERROR,
 )
-from tests.suite import Suite, check_story, stdio_server
+from tests.suite import Suite, check_story, kinds, stdio_server
 
 OpenSuite = Callable[..., Awaitable[Suite]]
 
@@ -88,6 +88,15 @@ async def test_no_more_calls_run_side_by_side_than_allowed(
     suite = await with_calls(opened, tmp_path, [call("meet", {"of": most + 1, "within_s": 0.2})] * 4, **agent)
     await suite.story("b", options=run_pb2.RunOptions(tool_concurrency=option))
     assert max(int(each.removeprefix("met ")) for each in told(suite)) == most
+
+
+async def test_a_call_that_waits_for_its_place_is_not_on_record_as_begun(
+    opened: OpenSuite, tmp_path: Path
+) -> None:
+    suite = await with_calls(opened, tmp_path, [call("count")] * 3, tool_concurrency=1)
+    events = await suite.story("b")
+    calls = [kind for kind in kinds(events) if kind and kind.startswith("tool_call")]
+    assert calls == ["tool_call_started", "tool_call_completed"] * 3
 
 
 async def test_what_is_wrong_with_a_call_is_told_and_the_run_goes_on(

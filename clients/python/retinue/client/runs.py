@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from retinue.client.backoff import backoff_s
 from retinue.client.channel import ServiceChannel
 from retinue.engine.v1 import event_pb2, run_pb2, service_pb2, service_pb2_grpc
-from retinue.errors import CallCancelledError, RetinueError, ServiceUnavailableError
+from retinue.errors import CallCancelledError, RetinueError, ServiceUnavailableError, StoreUnavailableError
 from retinue.registry.v1 import component_pb2
 
 GIVE_UP_AFTER = 20
 """Tries in a row that reach no engine before a watcher gives up; with the backoff about 80 s."""
 
 
-BROKEN = (ServiceUnavailableError, CallCancelledError)
-"""A stream that broke off. CANCELLED is what a server or proxy says that ends it inside a message."""
+BROKEN = (ServiceUnavailableError, StoreUnavailableError, CallCancelledError)
+"""A stream that broke off and may go on later. CANCELLED is what a server or proxy says that ends it inside a message."""
 
 
 class Runs:
