@@ -12,6 +12,9 @@ Answer = TypeVar("Answer")
 LINGER_S = 0.003
 """How long a commit waits for company, and only when the one before had company."""
 
+COMPANY = 4
+"""More writes than these in one commit are company: waiting then saves more syncs than it costs patience."""
+
 MAX_BATCH = 2_000
 """Most writes in one commit, so that none waits long for the others."""
 
@@ -72,7 +75,7 @@ class GroupWriter(Generic[Operation, Answer]):
                 time.sleep(LINGER_S)
             with self._wake:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            company = len(batch) > 1
+            company = len(batch) > COMPANY
             try:
                 answers: Sequence[Answer | Exception] = self._commit([operation for operation, _ in batch])
             except Exception as error:  # noqa: BLE001 - whatever it is, the writers are told
