@@ -124,7 +124,8 @@ def write_project(
     mcp_servers: Mapping[str, Any] | None = None,
 ) -> None:
     """A project: an llm `m` at `base_url`, and an agent `a` that thinks with it, beside what is given."""
-    llm = {"model": "scripted", "protocol": "openai_chat", "base_url": base_url}
+    # What fails, fails at once; tests of retries set their own number.
+    llm = {"model": "scripted", "protocol": "openai_chat", "base_url": base_url, "max_retries": 0}
     more = {name: {**llm, **spec} for name, spec in (llms or {}).items()}
     project: dict[str, Any] = {"llms": {"m": llm, **more}}
     project["agents"] = {

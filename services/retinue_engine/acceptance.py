@@ -41,7 +41,8 @@ class Acceptance:
             resolved = await self._closures.resolve(namespace, target.kind, target.name, request.options.llm)
             # What cannot work is refused now: a key that is missing here, a setting that fits no transport.
             definition = resolved.SerializeToString()
-            definition_from(definition, request.options.SerializeToString()).llm.endpoint()
+            for llm in definition_from(definition, request.options.SerializeToString()).llms:
+                llm.endpoint()
         except RetinueError:
             # The store finds a known request when it is to store it; one that comes again is answered too
             # where it could not begin now.

@@ -14,6 +14,7 @@ from retinue_engine.definition import (
     HOST_GRACE_S,
     LLM_TIMEOUT_S,
     MAX_ITERATIONS,
+    MAX_RETRIES,
     TOOL_CALL_TIMEOUT_S,
     TOOL_CONCURRENCY,
     AgentDefinition,
@@ -36,14 +37,21 @@ _TRANSPORTS: dict[int, Literal["auto", "direct", "litellm"]] = {
 def agent_definition(resolved: ResolveComponentResponse, options: run_pb2.RunOptions) -> AgentDefinition:
     """The agent that a closure describes, with a run's options over its own settings."""
     spec = resolved.component.agent
-    llm_name = options.llm or spec.llm
     dependencies = {(each.kind, each.name): each for each in resolved.dependencies}
-    llm = dependencies[component_pb2.COMPONENT_KIND_LLM, llm_name].llm
+    names = dict.fromkeys([options.llm or spec.llm, *spec.fallback_llms])
+    llms = tuple(
+        _llm_definition(
+            name,
+            dependencies[component_pb2.COMPONENT_KIND_LLM, name].llm,
+            options.generation,
+            spec.generation,
+        )
+        for name in names
+    )
     return AgentDefinition(
         name=resolved.component.name,
         system_prompt=spec.system_prompt,
-        llm=_llm_definition(llm_name, llm),
-        generation=_generation(options.generation, spec.generation, llm.generation),
+        llms=llms,
         servers=tuple(
             _server(dependencies[component_pb2.COMPONENT_KIND_MCP_SERVER, name]) for name in spec.mcp_servers
         ),
@@ -88,7 +96,7 @@ def _generation(*levels: llm_pb2.GenerationSettings) -> Generation:
     )
 
 
-def _llm_definition(name: str, spec: llm_pb2.LlmSpec) -> LlmDefinition:
+def _llm_definition(name: str, spec: llm_pb2.LlmSpec, *over: llm_pb2.GenerationSettings) -> LlmDefinition:
     protocol: Literal["openai_chat"] | None = (
         "openai_chat" if spec.protocol == llm_pb2.LLM_PROTOCOL_OPENAI_CHAT else None
     )
@@ -101,7 +109,9 @@ def _llm_definition(name: str, spec: llm_pb2.LlmSpec) -> LlmDefinition:
         base_url=spec.base_url or None,
         api_key=spec.api_key,
         headers=dict(spec.headers),
+        generation=_generation(*over, spec.generation),
         timeout_s=_seconds(spec.timeout) or LLM_TIMEOUT_S,
+        max_retries=spec.max_retries if spec.HasField("max_retries") else MAX_RETRIES,
         price=Price(
             price.input_nano_usd_per_million if price.HasField("input_nano_usd_per_million") else None,
             price.output_nano_usd_per_million if price.HasField("output_nano_usd_per_million") else None,

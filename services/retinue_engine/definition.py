@@ -11,6 +11,7 @@ from retinue_kit.secrets import resolve_secret
 MAX_ITERATIONS = 20
 TOOL_CONCURRENCY = 8
 LLM_TIMEOUT_S = 120.0
+MAX_RETRIES = 2
 TOOL_CALL_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 30.0
 HOST_GRACE_S = 10.0
@@ -28,8 +29,11 @@ class LlmDefinition:
     base_url: str | None
     api_key: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
+    generation: Generation
+    """How it writes: the run's settings over the agent's over its own."""
     timeout_s: float
     price: Price
+    max_retries: int
 
     def endpoint(self) -> Endpoint:
         """The endpoint, its secrets resolved here and now. Raises SecretNotFoundError."""
@@ -62,8 +66,8 @@ class AgentDefinition:
 
     name: str
     system_prompt: str
-    llm: LlmDefinition
-    generation: Generation
+    llms: tuple[LlmDefinition, ...]
+    """In the order in which they are asked: its own, then those to fall back to; each once."""
     servers: tuple[Server, ...]
     max_iterations: int
     tool_concurrency: int

@@ -114,6 +114,7 @@ class Worker:
         result.cost.CopyFrom(conversation.cost)
         result.turns = conversation.turns
         result.tool_calls = conversation.tool_calls
+        result.retries = conversation.retries
         result.cancel_reason = active.cancel_reason or "" if result.state == RUN_STATE_CANCELLED else ""
         end_us = now_us()
         set_seconds(result.duration, (end_us - row.create_us) / 1_000_000)

@@ -128,6 +128,11 @@ class RunPrinter:
 
     def _show_message_discarded(self, discarded: "event_pb2.MessageDiscarded") -> None:
         why = f": {discarded.reason}" if discarded.reason else ""
+        if discarded.HasField("error"):
+            delay_s = discarded.delay.seconds + discarded.delay.nanos / 1e9
+            when = f" in {seconds(delay_s)}" if delay_s else ""
+            self._say((f"(the model failed; {discarded.next_llm} is asked{when}{why})", "yellow"))
+            return
         self._say((f"(the answer so far does not count and is asked for again{why})", "yellow"))
 
     def _show_tool_call_started(self, call: "event_pb2.ToolCallStarted") -> None:
@@ -193,6 +198,8 @@ class RunPrinter:
 def bill(result: "run_pb2.RunResult") -> str:
     """What a run took: turns, tool calls, tokens, cost and time."""
     parts = [count(result.turns, "turn"), count(result.tool_calls, "tool call")]
+    if result.retries:
+        parts.append(count(result.retries, "failed model call"))
     usage = result.usage
     cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
     reasoning = f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else ""

@@ -38,6 +38,14 @@ class Conversation:
         self.cost = Cost()
         self.turns = 0
         self.tool_calls = 0
+        self.retries = 0
+        """LLM calls that failed and were made again."""
+        self.asked_llm = ""
+        """Name of the llm of the last turn that began."""
+        self.next_llm = ""
+        """Name of the llm to ask next; empty where a turn begins anew."""
+        self.failures = 0
+        """How often in a row `next_llm` has failed in this turn."""
 
     @property
     def answered(self) -> bool:
@@ -49,9 +57,10 @@ class Conversation:
         which = event.WhichOneof("event")
         if which == "turn_started":
             self.turn = event.turn_started.turn
+            self.asked_llm = event.turn_started.llm
             self.open_turn = event.sequence
         elif which == "message_discarded":
-            self.open_turn = 0
+            self._message_discarded(event.message_discarded)
         elif which == "message_completed":
             self._message_completed(event.message_completed)
         elif which == "tool_call_started":
@@ -59,8 +68,16 @@ class Conversation:
         elif which == "tool_call_completed":
             self._tool_call_completed(event.tool_call_completed)
 
+    def _message_discarded(self, discarded: event_pb2.MessageDiscarded) -> None:
+        self.open_turn = 0
+        if discarded.HasField("error"):
+            self.retries += 1
+            self.failures = self.failures + 1 if discarded.next_llm == self.asked_llm else 0
+            self.next_llm = discarded.next_llm
+
     def _message_completed(self, message: event_pb2.MessageCompleted) -> None:
         self.open_turn = 0
+        self.next_llm, self.failures = "", 0
         self.turns += 1
         self.output = message.text
         self.finish_reason = message.finish_reason

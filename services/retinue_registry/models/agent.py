@@ -20,3 +20,4 @@ class AgentSpec(Spec):
     tool_concurrency: Count | None = None
     include_history: bool | None = None
     timeout: Duration | None = None
+    fallback_llms: Annotated[list[Name], AfterValidator(once_each), RefersTo("llm")] | None = None

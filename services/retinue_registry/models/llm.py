@@ -55,6 +55,7 @@ class LlmSpec(Spec):
     generation: GenerationSettings | None = None
     timeout: Duration | None = None
     price: LlmPrice | None = None
+    max_retries: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

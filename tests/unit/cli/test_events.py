@@ -134,6 +134,15 @@ def test_an_answer_that_is_asked_for_again_says_so(capsys: pytest.CaptureFixture
     ]
 
 
+def test_a_model_that_failed_says_why_and_who_is_asked_next(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = stories.discarded("the server failed")
+    failed.message_discarded.error.message = "the server failed"
+    failed.message_discarded.next_llm = "backup"
+    failed.message_discarded.delay.FromMilliseconds(1500)
+    out = shown(capsys, stories.numbered(stories.turn(), failed))
+    assert "(the model failed; backup is asked in 1.5 s: the server failed)" in out
+
+
 def test_an_answer_that_was_cut_off_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     story = stories.numbered(stories.text("It i"), stories.message("It i", "length"))
     assert "most output tokens" in shown(capsys, story)

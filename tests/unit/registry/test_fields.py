@@ -36,6 +36,7 @@ FULL: dict[str, dict[str, Any]] = {
             "output_nano_usd_per_million": 600_000_000,
             "cached_input_nano_usd_per_million": 75_000_000,
         },
+        "max_retries": 0,
     },
     "mcp_server": {
         "description": "Tells the time.",
@@ -59,6 +60,7 @@ FULL: dict[str, dict[str, Any]] = {
         "tool_concurrency": 1,
         "include_history": False,
         "timeout": "0.25s",
+        "fallback_llms": ["slow", "local"],
     },
 }
 """A spec of each kind with every field set, as it is after validation."""

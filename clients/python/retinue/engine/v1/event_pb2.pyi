@@ -391,27 +391,43 @@ Global___MessageCompleted: _TypeAlias = MessageCompleted  # noqa: Y015
 
 @_typing.final
 class MessageDiscarded(_message.Message):
-    """What the model had written so far does not count: the call was cut off and is
-    made again.
+    """What the model had written so far does not count: the call failed or was cut
+    off, and is made again.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FROM_SEQUENCE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    NEXT_LLM_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
     from_sequence: _builtins.int
     """The TurnStarted of the discarded message; text from there to here is void."""
     reason: _builtins.str
     """Why, for people."""
+    next_llm: _builtins.str
+    """Name of the llm that is asked next."""
+    @_builtins.property
+    def error(self) -> _run_pb2.RunError:
+        """What the call failed with; not set where the engine stopped meanwhile."""
+
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """How long the engine waits before it asks."""
+
     def __init__(
         self,
         *,
         from_sequence: _builtins.int = ...,
         reason: _builtins.str = ...,
+        error: _run_pb2.RunError | None = ...,
+        next_llm: _builtins.str = ...,
+        delay: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_sequence", b"from_sequence", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "error", b"error", "from_sequence", b"from_sequence", "next_llm", b"next_llm", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

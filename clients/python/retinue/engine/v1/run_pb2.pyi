@@ -137,6 +137,7 @@ class RunResult(_message.Message):
     TURNS_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
     state: Global___RunState.ValueType
     """SUCCEEDED, FAILED or CANCELLED."""
     output: _builtins.str
@@ -149,6 +150,8 @@ class RunResult(_message.Message):
     """Tool calls that ended, however they did."""
     finish_reason: _builtins.str
     """The last answer's finish reason, in the words of the OpenAI protocol."""
+    retries: _builtins.int
+    """LLM calls that failed and were made again, with the same llm or the next."""
     @_builtins.property
     def error(self) -> Global___RunError:
         """Why it failed; set for FAILED."""
@@ -178,10 +181,11 @@ class RunResult(_message.Message):
         turns: _builtins.int = ...,
         tool_calls: _builtins.int = ...,
         finish_reason: _builtins.str = ...,
+        retries: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "error", b"error", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cost", b"cost", "duration", b"duration", "error", b"error", "finish_reason", b"finish_reason", "output", b"output", "state", b"state", "tool_calls", b"tool_calls", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cost", b"cost", "duration", b"duration", "error", b"error", "finish_reason", b"finish_reason", "output", b"output", "retries", b"retries", "state", b"state", "tool_calls", b"tool_calls", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

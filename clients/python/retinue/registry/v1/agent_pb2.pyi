@@ -35,6 +35,7 @@ class AgentSpec(_message.Message):
     TOOL_CONCURRENCY_FIELD_NUMBER: _builtins.int
     INCLUDE_HISTORY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    FALLBACK_LLMS_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people, and for models that call it as a tool."""
     llm: _builtins.str
@@ -63,6 +64,12 @@ class AgentSpec(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """For one run of the agent; no limit where it is not set."""
 
+    @_builtins.property
+    def fallback_llms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of further llms. Where a call of one fails for good, the next is
+        asked; each turn begins with `llm`.
+        """
+
     def __init__(
         self,
         *,
@@ -75,10 +82,11 @@ class AgentSpec(_message.Message):
         tool_concurrency: _builtins.int | None = ...,
         include_history: _builtins.bool | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        fallback_llms: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "generation", b"generation", "include_history", b"include_history", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "description", b"description", "generation", b"generation", "include_history", b"include_history", "llm", b"llm", "max_iterations", b"max_iterations", "mcp_servers", b"mcp_servers", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "description", b"description", "fallback_llms", b"fallback_llms", "generation", b"generation", "include_history", b"include_history", "llm", b"llm", "max_iterations", b"max_iterations", "mcp_servers", b"mcp_servers", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__include_history: _TypeAlias = _typing.Literal["include_history"]  # noqa: Y015
     _WhichOneofArgType__include_history: _TypeAlias = _typing.Literal["_include_history", b"_include_history"]  # noqa: Y015

@@ -206,6 +206,7 @@ class LlmSpec(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
+    MAX_RETRIES_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people."""
     model: _builtins.str
@@ -222,6 +223,11 @@ class LlmSpec(_message.Message):
     """
     api_key: _builtins.str
     """Secret. The provider's key, as `${env:NAME}` or `${file:PATH}`."""
+    max_retries: _builtins.int
+    """How often a call that failed for a passing reason (no connection, 5xx, 429,
+    no answer in time, an answer that cannot be read) is made again, 0 to 20; 2
+    where it is not set.
+    """
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Secret values. Further HTTP headers."""
@@ -251,11 +257,14 @@ class LlmSpec(_message.Message):
         generation: Global___GenerationSettings | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         price: Global___LlmPrice | None = ...,
+        max_retries: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "price", b"price", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "generation", b"generation", "max_retries", b"max_retries", "price", b"price", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "base_url", b"base_url", "description", b"description", "generation", b"generation", "headers", b"headers", "model", b"model", "price", b"price", "protocol", b"protocol", "timeout", b"timeout", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "api_key", b"api_key", "base_url", b"base_url", "description", b"description", "generation", b"generation", "headers", b"headers", "max_retries", b"max_retries", "model", b"model", "price", b"price", "protocol", b"protocol", "timeout", b"timeout", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_retries: _TypeAlias = _typing.Literal["max_retries"]  # noqa: Y015
+    _WhichOneofArgType__max_retries: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retries) -> _WhichOneofReturnType__max_retries | None: ...
 
 Global___LlmSpec: _TypeAlias = LlmSpec  # noqa: Y015
