@@ -1,6 +1,7 @@
 """LLM calls that fail: made again where that may help, handed to the next llm where it does not."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from retinue.common.v1 import error_pb2 as pb
 from retinue.engine.v1 import event_pb2, run_pb2
 from retinue.errors import SecretNotFoundError
-from tests.suite import Model, Suite, check_story, kinds
+from tests.suite import Model, Suite, check_story, kinds, open_suite
 
 OpenSuite = Callable[..., Awaitable[Suite]]
 
@@ -152,6 +153,24 @@ async def test_a_cancelled_run_does_not_wait_for_its_next_try(opened: OpenSuite)
         if event.HasField("message_discarded"):
             await suite.client.runs.cancel(run.run_id)
     assert (await suite.ended(run.run_id)).state == run_pb2.RUN_STATE_CANCELLED
+
+
+async def test_a_run_that_is_taken_up_again_goes_on_with_the_try_at_which_it_stood(tmp_path: Path) -> None:
+    script = {"default": {"error": {"status": 429, "retry_after": 50}}}
+    async with Model().open(script) as model:
+        port = int(model.base_url.rpartition(":")[2].partition("/")[0])
+        llms = {"again": {"base_url": model.base_url, "max_retries": 1}}
+        async with open_suite(tmp_path, llms=llms, agents={"b": {"llm": "again"}}) as suite:
+            run = await suite.client.runs.start("b", "hi")
+            async for event in suite.client.runs.watch(run.run_id):
+                if event.HasField("message_discarded"):
+                    break
+    async with Model().open({"default": {"error": {"status": 503}}}, port), open_suite(tmp_path) as suite:
+        ended = await suite.ended(run.run_id)
+        check_story(await suite.watched(run.run_id))
+    # One retry was allowed, and it was begun before: there is none left.
+    assert (ended.state, ended.result.retries) == (run_pb2.RUN_STATE_FAILED, 1)
+    assert ended.result.error.reason == pb.ERROR_REASON_LLM_UNAVAILABLE
 
 
 async def test_an_llm_that_comes_back_is_found_by_a_retry(opened: OpenSuite) -> None:

@@ -15,7 +15,7 @@ GIVE_UP_AFTER = 20
 
 
 BROKEN = (ServiceUnavailableError, StoreUnavailableError, CallCancelledError)
-"""A stream that broke off and may go on later. CANCELLED is what a server or proxy says that ends it inside a message."""
+"""A stream that broke off and may go on later. CANCELLED: a server or proxy ended it inside a message."""
 
 
 class Runs:
