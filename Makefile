@@ -68,6 +68,6 @@ clean: ## Remove what the other targets made
 	touch $@
 
 $(BUF): .venv/.dev
-	PATH=$(CURDIR)/$(BIN):$$PATH npm install --silent --no-save --no-audit --no-fund --prefix .tools \
+	PATH=$(CURDIR)/$(BIN):$$PATH npm install --loglevel=error --no-save --no-audit --no-fund --prefix .tools \
 	  @bufbuild/buf@$(BUF_VERSION)
 	touch $@

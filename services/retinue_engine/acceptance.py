@@ -146,6 +146,10 @@ def _option_violations(options: run_pb2.RunOptions) -> "list[Violation]":
             found.append(Violation(f"run.options.{name}", f"is {value}: use {least} to {most}"))
     if options.HasField("timeout") and options.timeout.ToNanoseconds() <= 0:
         found.append(Violation("run.options.timeout", "must be above 0"))
+    budget = options.budget
+    for name, least in (("max_tokens", 1), ("max_cost_nano_usd", 0), ("max_tool_calls", 0)):
+        if budget.HasField(name) and getattr(budget, name) < least:  # type: ignore[arg-type]
+            found.append(Violation(f"run.options.budget.{name}", f"must be at least {least}"))
     generation = options.generation
     for name, least_f, most_f in (("temperature", 0, 2), ("top_p", 0, 1)):
         value = getattr(generation, name)

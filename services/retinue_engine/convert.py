@@ -18,6 +18,7 @@ from retinue_engine.definition import (
     TOOL_CALL_TIMEOUT_S,
     TOOL_CONCURRENCY,
     AgentDefinition,
+    Budget,
     LlmDefinition,
     Server,
 )
@@ -59,6 +60,18 @@ def agent_definition(resolved: ResolveComponentResponse, options: run_pb2.RunOpt
         tool_concurrency=_first_set("tool_concurrency", TOOL_CONCURRENCY, options, spec),
         include_history=bool(_first_set("include_history", 1, options, spec)),
         timeout_s=_seconds(options.timeout) or _seconds(spec.timeout) or None,
+        budget=_budget(options.budget, spec.budget),
+    )
+
+
+def _budget(run: agent_pb2.Budget, agent: agent_pb2.Budget) -> Budget:
+    merged = agent_pb2.Budget()
+    merged.CopyFrom(agent)
+    merged.MergeFrom(run)
+    return Budget(
+        max_tokens=merged.max_tokens if merged.HasField("max_tokens") else None,
+        max_cost_nano_usd=merged.max_cost_nano_usd if merged.HasField("max_cost_nano_usd") else None,
+        max_tool_calls=merged.max_tool_calls if merged.HasField("max_tool_calls") else None,
     )
 
 

@@ -61,6 +61,15 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What a run may use; None is no limit."""
+
+    max_tokens: int | None = None
+    max_cost_nano_usd: int | None = None
+    max_tool_calls: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AgentDefinition:
     """An agent with all that it needs."""
 
@@ -74,3 +83,4 @@ class AgentDefinition:
     include_history: bool
     timeout_s: float | None
     """For the whole run; None: no limit."""
+    budget: Budget

@@ -218,6 +218,11 @@ class PayloadTooLargeError(RetinueError):
     code = StatusCode.RESOURCE_EXHAUSTED
 
 
+class BudgetExceededError(RetinueError):
+    reason = pb.ERROR_REASON_BUDGET_EXCEEDED
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
 class LlmError(RetinueError):
     """The class above the errors of LLM calls; `retryable` says whether another try may go better."""
 

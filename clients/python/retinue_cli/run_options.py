@@ -50,6 +50,16 @@ Timeout = Annotated[
     float | None,
     typer.Option(min=0.001, metavar="SECONDS", rich_help_panel=_PANEL, help="Most time for the run."),
 ]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, rich_help_panel=_PANEL, help="Most tokens of the run, in and out.")
+]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="DOLLARS", rich_help_panel=_PANEL, help="Most that the run may cost."),
+]
+MaxToolCalls = Annotated[
+    int | None, typer.Option(min=0, rich_help_panel=_PANEL, help="Most tool calls of the run.")
+]
 Labels = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="KEY=VALUE", help="A word to find the run by; repeatable."),
@@ -68,6 +78,9 @@ def run_options(
     tool_concurrency: int | None,
     history: bool | None,
     timeout: float | None,
+    max_tokens: int | None,
+    max_cost: float | None,
+    max_tool_calls: int | None,
 ) -> "run_pb2.RunOptions":
     """RunOptions with what was given set and nothing else."""
     from retinue.engine.v1 import run_pb2  # noqa: PLC0415 - imports gRPC
@@ -92,6 +105,14 @@ def run_options(
         options.ClearField("generation")
     if timeout is not None:
         options.timeout.FromNanoseconds(round(timeout * 1e9))
+    budget = {
+        "max_tokens": max_tokens,
+        "max_cost_nano_usd": None if max_cost is None else round(max_cost * 1e9),
+        "max_tool_calls": max_tool_calls,
+    }
+    for name, limit in budget.items():
+        if limit is not None:
+            setattr(options.budget, name, limit)
     return options
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from retinue.engine.v1 import event_pb2
 from retinue.errors import MaxIterationsReachedError
+from retinue_engine.agent.budget import check_llm_call, check_tool_calls
 from retinue_engine.agent.conversation import Conversation
 from retinue_engine.agent.model_calls import ModelCalls
 from retinue_engine.agent.tool_calls import ToolCalls
@@ -71,9 +72,11 @@ class AgentLoop:
         asking.discard_open()
         while not conversation.answered:
             if conversation.unanswered:
+                check_tool_calls(self._agent.budget, conversation)
                 await calling.complete()
             else:
                 self._check_iterations()
+                check_llm_call(self._agent.budget, conversation)
                 await asking.ask(tools)
 
     async def _list_tools(self) -> ToolList:

@@ -55,6 +55,7 @@ def test_every_option_of_a_run_is_sent(teller: StoryTeller) -> None:
     teller.story = stories.numbered(stories.succeeded())
     given = "--llm gpt --temperature 0 --top-p 0.5 --max-output-tokens 9 --seed 0 --stop END --stop FIN"
     given += " --max-iterations 3 --tool-concurrency 2 --no-history --timeout 1.5 --session s-1"
+    given += " --max-tokens 1000 --max-cost 0.25 --max-tool-calls 0"
     given += " --label team=search --label empty= --request-id once --namespace lab --token secret"
     assert main(["run", "assistant", "hello", *given.split()]) == 0
     request = teller.requests[0]
@@ -63,6 +64,10 @@ def test_every_option_of_a_run_is_sent(teller: StoryTeller) -> None:
     assert options.HasField("include_history")
     assert not options.include_history
     assert options.timeout.ToMilliseconds() == 1500
+    budget = options.budget
+    assert (budget.max_tokens, budget.max_cost_nano_usd) == (1000, 250_000_000)
+    assert budget.HasField("max_tool_calls")
+    assert budget.max_tool_calls == 0
     generation = options.generation
     assert generation.HasField("temperature")
     assert generation.HasField("seed")

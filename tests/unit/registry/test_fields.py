@@ -61,6 +61,7 @@ FULL: dict[str, dict[str, Any]] = {
         "include_history": False,
         "timeout": "0.25s",
         "fallback_llms": ["slow", "local"],
+        "budget": {"max_tokens": 1, "max_cost_nano_usd": 0, "max_tool_calls": 0},
     },
 }
 """A spec of each kind with every field set, as it is after validation."""

@@ -16,8 +16,11 @@ from retinue_cli.following import detached, follow
 from retinue_cli.run_options import (
     History,
     Llm,
+    MaxCost,
     MaxIterations,
     MaxOutputTokens,
+    MaxTokens,
+    MaxToolCalls,
     Seed,
     SessionId,
     Stop,
@@ -52,6 +55,9 @@ def chat(
     tool_concurrency: ToolConcurrency = None,
     history: History = None,
     timeout: Timeout = None,
+    max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
+    max_tool_calls: MaxToolCalls = None,
     full: Full = False,
     quiet: Quiet = False,
 ) -> None:
@@ -71,6 +77,9 @@ def chat(
         tool_concurrency=tool_concurrency,
         history=history,
         timeout=timeout,
+        max_tokens=max_tokens,
+        max_cost=max_cost,
+        max_tool_calls=max_tool_calls,
     )
     talk = _Talk(call, agent, session or "", options, full=full, quiet=quiet)
     with asyncio.Runner() as runner:

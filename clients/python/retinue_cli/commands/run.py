@@ -14,8 +14,11 @@ from retinue_cli.run_options import (
     History,
     Labels,
     Llm,
+    MaxCost,
     MaxIterations,
     MaxOutputTokens,
+    MaxTokens,
+    MaxToolCalls,
     Seed,
     SessionId,
     Stop,
@@ -56,6 +59,9 @@ def run(
     tool_concurrency: ToolConcurrency = None,
     history: History = None,
     timeout: Timeout = None,
+    max_tokens: MaxTokens = None,
+    max_cost: MaxCost = None,
+    max_tool_calls: MaxToolCalls = None,
     label: Labels = None,
     request_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The same id finds the same run again: safe to repeat.")
@@ -82,6 +88,9 @@ def run(
         tool_concurrency=tool_concurrency,
         history=history,
         timeout=timeout,
+        max_tokens=max_tokens,
+        max_cost=max_cost,
+        max_tool_calls=max_tool_calls,
     )
     output = call.output
     printer = RunPrinter(output, full=full, quiet=quiet)

@@ -133,6 +133,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. A payload is larger than a run may hold.
     {"size_bytes": "9000000", "limit_bytes": "1048576"}
     """
+    ERROR_REASON_BUDGET_EXCEEDED: _ErrorReason.ValueType  # 69
+    """RESOURCE_EXHAUSTED. The run has used up what it may use.
+    {"budget": "max_tokens", "limit": "100000", "used": "100412"}
+    """
     ERROR_REASON_LLM_UNAUTHENTICATED: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION. The provider refused the key.
     {"model": "gpt-4o", "status": "401"}
@@ -280,6 +284,10 @@ ERROR_REASON_CLAIM_LOST: ErrorReason.ValueType  # 67
 ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 68
 """RESOURCE_EXHAUSTED. A payload is larger than a run may hold.
 {"size_bytes": "9000000", "limit_bytes": "1048576"}
+"""
+ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 69
+"""RESOURCE_EXHAUSTED. The run has used up what it may use.
+{"budget": "max_tokens", "limit": "100000", "used": "100412"}
 """
 ERROR_REASON_LLM_UNAUTHENTICATED: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION. The provider refused the key.

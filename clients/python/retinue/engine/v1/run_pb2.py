@@ -26,11 +26,12 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from retinue.common.v1 import error_pb2 as retinue_dot_common_dot_v1_dot_error__pb2
 from retinue.common.v1 import usage_pb2 as retinue_dot_common_dot_v1_dot_usage__pb2
+from retinue.registry.v1 import agent_pb2 as retinue_dot_registry_dot_v1_dot_agent__pb2
 from retinue.registry.v1 import component_pb2 as retinue_dot_registry_dot_v1_dot_component__pb2
 from retinue.registry.v1 import llm_pb2 as retinue_dot_registry_dot_v1_dot_llm__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bretinue/engine/v1/run.proto\x12\x11retinue.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/common/v1/error.proto\x1a\x1dretinue/common/v1/usage.proto\x1a#retinue/registry/v1/component.proto\x1a\x1dretinue/registry/v1/llm.proto\"\xb9\x01\n\x08RunError\x12.\n\x06reason\x18\x01 \x01(\x0e\x32\x1e.retinue.common.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12;\n\x08metadata\x18\x03 \x03(\x0b\x32).retinue.engine.v1.RunError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd2\x02\n\tRunResult\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.retinue.engine.v1.RunState\x12\x0e\n\x06output\x18\x02 \x01(\t\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12\x15\n\rcancel_reason\x18\x04 \x01(\t\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05turns\x18\x08 \x01(\x05\x12\x12\n\ntool_calls\x18\t \x01(\x05\x12\x15\n\rfinish_reason\x18\n \x01(\t\x12\x0f\n\x07retries\x18\x0b \x01(\x05\"\xb1\x03\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0broot_run_id\x18\x03 \x01(\t\x12\x31\n\x06target\x18\x04 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.retinue.engine.v1.RunState\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06result\x18\n \x01(\x0b\x32\x1c.retinue.engine.v1.RunResult\x12\x32\n\x06labels\x18\x0b \x03(\x0b\x32\".retinue.engine.v1.Run.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x98\x02\n\nRunOptions\x12\x0b\n\x03llm\x18\x01 \x01(\t\x12;\n\ngeneration\x18\x02 \x01(\x0b\x32\'.retinue.registry.v1.GenerationSettings\x12\x1b\n\x0emax_iterations\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x1d\n\x10tool_concurrency\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\x0finclude_history\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x11\n\x0f_max_iterationsB\x13\n\x11_tool_concurrencyB\x12\n\x10_include_history*\xc7\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x14\n\x10RUN_STATE_PAUSED\x10\x03\x12\x15\n\x11RUN_STATE_WAITING\x10\x04\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10RUN_STATE_FAILED\x10\x06\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bretinue/engine/v1/run.proto\x12\x11retinue.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/common/v1/error.proto\x1a\x1dretinue/common/v1/usage.proto\x1a\x1fretinue/registry/v1/agent.proto\x1a#retinue/registry/v1/component.proto\x1a\x1dretinue/registry/v1/llm.proto\"\xb9\x01\n\x08RunError\x12.\n\x06reason\x18\x01 \x01(\x0e\x32\x1e.retinue.common.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12;\n\x08metadata\x18\x03 \x03(\x0b\x32).retinue.engine.v1.RunError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd2\x02\n\tRunResult\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.retinue.engine.v1.RunState\x12\x0e\n\x06output\x18\x02 \x01(\t\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12\x15\n\rcancel_reason\x18\x04 \x01(\t\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05turns\x18\x08 \x01(\x05\x12\x12\n\ntool_calls\x18\t \x01(\x05\x12\x15\n\rfinish_reason\x18\n \x01(\t\x12\x0f\n\x07retries\x18\x0b \x01(\x05\"\xb1\x03\n\x03Run\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x13\n\x0broot_run_id\x18\x03 \x01(\t\x12\x31\n\x06target\x18\x04 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.retinue.engine.v1.RunState\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x06result\x18\n \x01(\x0b\x32\x1c.retinue.engine.v1.RunResult\x12\x32\n\x06labels\x18\x0b \x03(\x0b\x32\".retinue.engine.v1.Run.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc5\x02\n\nRunOptions\x12\x0b\n\x03llm\x18\x01 \x01(\t\x12;\n\ngeneration\x18\x02 \x01(\x0b\x32\'.retinue.registry.v1.GenerationSettings\x12\x1b\n\x0emax_iterations\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x1d\n\x10tool_concurrency\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\x0finclude_history\x18\x05 \x01(\x08H\x02\x88\x01\x01\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x06\x62udget\x18\x07 \x01(\x0b\x32\x1b.retinue.registry.v1.BudgetB\x11\n\x0f_max_iterationsB\x13\n\x11_tool_concurrencyB\x12\n\x10_include_history*\xc7\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10RUN_STATE_QUEUED\x10\x01\x12\x15\n\x11RUN_STATE_RUNNING\x10\x02\x12\x14\n\x10RUN_STATE_PAUSED\x10\x03\x12\x15\n\x11RUN_STATE_WAITING\x10\x04\x12\x17\n\x13RUN_STATE_SUCCEEDED\x10\x05\x12\x14\n\x10RUN_STATE_FAILED\x10\x06\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,18 +42,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNERROR_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_RUN_LABELSENTRY']._loaded_options = None
   _globals['_RUN_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNSTATE']._serialized_start=1494
-  _globals['_RUNSTATE']._serialized_end=1693
-  _globals['_RUNERROR']._serialized_start=246
-  _globals['_RUNERROR']._serialized_end=431
-  _globals['_RUNERROR_METADATAENTRY']._serialized_start=384
-  _globals['_RUNERROR_METADATAENTRY']._serialized_end=431
-  _globals['_RUNRESULT']._serialized_start=434
-  _globals['_RUNRESULT']._serialized_end=772
-  _globals['_RUN']._serialized_start=775
-  _globals['_RUN']._serialized_end=1208
-  _globals['_RUN_LABELSENTRY']._serialized_start=1163
-  _globals['_RUN_LABELSENTRY']._serialized_end=1208
-  _globals['_RUNOPTIONS']._serialized_start=1211
-  _globals['_RUNOPTIONS']._serialized_end=1491
+  _globals['_RUNSTATE']._serialized_start=1572
+  _globals['_RUNSTATE']._serialized_end=1771
+  _globals['_RUNERROR']._serialized_start=279
+  _globals['_RUNERROR']._serialized_end=464
+  _globals['_RUNERROR_METADATAENTRY']._serialized_start=417
+  _globals['_RUNERROR_METADATAENTRY']._serialized_end=464
+  _globals['_RUNRESULT']._serialized_start=467
+  _globals['_RUNRESULT']._serialized_end=805
+  _globals['_RUN']._serialized_start=808
+  _globals['_RUN']._serialized_end=1241
+  _globals['_RUN_LABELSENTRY']._serialized_start=1196
+  _globals['_RUN_LABELSENTRY']._serialized_end=1241
+  _globals['_RUNOPTIONS']._serialized_start=1244
+  _globals['_RUNOPTIONS']._serialized_end=1569
 # @@protoc_insertion_point(module_scope)

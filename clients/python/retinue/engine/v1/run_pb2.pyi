@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from retinue.common.v1 import error_pb2 as _error_pb2
 from retinue.common.v1 import usage_pb2 as _usage_pb2
+from retinue.registry.v1 import agent_pb2 as _agent_pb2
 from retinue.registry.v1 import component_pb2 as _component_pb2
 from retinue.registry.v1 import llm_pb2 as _llm_pb2
 import builtins as _builtins
@@ -295,6 +296,7 @@ class RunOptions(_message.Message):
     TOOL_CONCURRENCY_FIELD_NUMBER: _builtins.int
     INCLUDE_HISTORY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     llm: _builtins.str
     """Name of the llm to use in place of the agent's."""
     max_iterations: _builtins.int
@@ -315,6 +317,10 @@ class RunOptions(_message.Message):
     def timeout(self) -> _duration_pb2.Duration:
         """For the run; over the agent's setting."""
 
+    @_builtins.property
+    def budget(self) -> _agent_pb2.Budget:
+        """What the run may use; each limit over that of the agent."""
+
     def __init__(
         self,
         *,
@@ -324,10 +330,11 @@ class RunOptions(_message.Message):
         tool_concurrency: _builtins.int | None = ...,
         include_history: _builtins.bool | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        budget: _agent_pb2.Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "generation", b"generation", "include_history", b"include_history", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "generation", b"generation", "include_history", b"include_history", "llm", b"llm", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "llm", b"llm", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__include_history: _TypeAlias = _typing.Literal["include_history"]  # noqa: Y015
     _WhichOneofArgType__include_history: _TypeAlias = _typing.Literal["_include_history", b"_include_history"]  # noqa: Y015

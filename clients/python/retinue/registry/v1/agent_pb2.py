@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from retinue.registry.v1 import llm_pb2 as retinue_dot_registry_dot_v1_dot_llm__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/registry/v1/agent.proto\x12\x13retinue.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dretinue/registry/v1/llm.proto\"\xef\x02\n\tAgentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0b\n\x03llm\x18\x02 \x01(\t\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\x13\n\x0bmcp_servers\x18\x04 \x03(\t\x12;\n\ngeneration\x18\x05 \x01(\x0b\x32\'.retinue.registry.v1.GenerationSettings\x12\x1b\n\x0emax_iterations\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x1d\n\x10tool_concurrency\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\x0finclude_history\x18\x08 \x01(\x08H\x02\x88\x01\x01\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rfallback_llms\x18\n \x03(\tB\x11\n\x0f_max_iterationsB\x13\n\x11_tool_concurrencyB\x12\n\x10_include_historyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/registry/v1/agent.proto\x12\x13retinue.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dretinue/registry/v1/llm.proto\"\x9c\x03\n\tAgentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0b\n\x03llm\x18\x02 \x01(\t\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\x13\n\x0bmcp_servers\x18\x04 \x03(\t\x12;\n\ngeneration\x18\x05 \x01(\x0b\x32\'.retinue.registry.v1.GenerationSettings\x12\x1b\n\x0emax_iterations\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x1d\n\x10tool_concurrency\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\x0finclude_history\x18\x08 \x01(\x08H\x02\x88\x01\x01\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rfallback_llms\x18\n \x03(\t\x12+\n\x06\x62udget\x18\x0b \x01(\x0b\x32\x1b.retinue.registry.v1.BudgetB\x11\n\x0f_max_iterationsB\x13\n\x11_tool_concurrencyB\x12\n\x10_include_history\"\x96\x01\n\x06\x42udget\x12\x17\n\nmax_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_cost_nano_usd\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0emax_tool_calls\x18\x03 \x01(\x05H\x02\x88\x01\x01\x42\r\n\x0b_max_tokensB\x14\n\x12_max_cost_nano_usdB\x11\n\x0f_max_tool_callsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'retinue.registry.v1.agent_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENTSPEC']._serialized_start=120
-  _globals['_AGENTSPEC']._serialized_end=487
+  _globals['_AGENTSPEC']._serialized_end=532
+  _globals['_BUDGET']._serialized_start=535
+  _globals['_BUDGET']._serialized_end=685
 # @@protoc_insertion_point(module_scope)

@@ -36,6 +36,7 @@ class AgentSpec(_message.Message):
     INCLUDE_HISTORY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     FALLBACK_LLMS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people, and for models that call it as a tool."""
     llm: _builtins.str
@@ -70,6 +71,10 @@ class AgentSpec(_message.Message):
         asked; each turn begins with `llm`.
         """
 
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """What one run may use; no limits where it is not set."""
+
     def __init__(
         self,
         *,
@@ -83,10 +88,11 @@ class AgentSpec(_message.Message):
         include_history: _builtins.bool | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         fallback_llms: _abc.Iterable[_builtins.str] | None = ...,
+        budget: Global___Budget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "generation", b"generation", "include_history", b"include_history", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "description", b"description", "fallback_llms", b"fallback_llms", "generation", b"generation", "include_history", b"include_history", "llm", b"llm", "max_iterations", b"max_iterations", "mcp_servers", b"mcp_servers", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "description", b"description", "fallback_llms", b"fallback_llms", "generation", b"generation", "include_history", b"include_history", "llm", b"llm", "max_iterations", b"max_iterations", "mcp_servers", b"mcp_servers", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__include_history: _TypeAlias = _typing.Literal["include_history"]  # noqa: Y015
     _WhichOneofArgType__include_history: _TypeAlias = _typing.Literal["_include_history", b"_include_history"]  # noqa: Y015
@@ -102,3 +108,48 @@ class AgentSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_concurrency) -> _WhichOneofReturnType__tool_concurrency | None: ...
 
 Global___AgentSpec: _TypeAlias = AgentSpec  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """What one run may use. It is checked before each call: a run that has used up
+    its budget fails, and the call that used it up is the last one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    MAX_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    max_tokens: _builtins.int
+    """Most input and output tokens of all LLM calls together, at least 1."""
+    max_cost_nano_usd: _builtins.int
+    """Most that all LLM calls together may cost, in billionths of a US dollar. A
+    call whose cost is not known cannot be held to it and ends the run.
+    """
+    max_tool_calls: _builtins.int
+    """Most tool calls, at least 0."""
+    def __init__(
+        self,
+        *,
+        max_tokens: _builtins.int | None = ...,
+        max_cost_nano_usd: _builtins.int | None = ...,
+        max_tool_calls: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "_max_tokens", b"_max_tokens", "_max_tool_calls", b"_max_tool_calls", "max_cost_nano_usd", b"max_cost_nano_usd", "max_tokens", b"max_tokens", "max_tool_calls", b"max_tool_calls"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "_max_tokens", b"_max_tokens", "_max_tool_calls", b"_max_tool_calls", "max_cost_nano_usd", b"max_cost_nano_usd", "max_tokens", b"max_tokens", "max_tool_calls", b"max_tool_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_cost_nano_usd: _TypeAlias = _typing.Literal["max_cost_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__max_cost_nano_usd: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_tool_calls: _TypeAlias = _typing.Literal["max_tool_calls"]  # noqa: Y015
+    _WhichOneofArgType__max_tool_calls: _TypeAlias = _typing.Literal["_max_tool_calls", b"_max_tool_calls"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost_nano_usd) -> _WhichOneofReturnType__max_cost_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tool_calls) -> _WhichOneofReturnType__max_tool_calls | None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
