@@ -26,7 +26,7 @@ def open_store(settings: EngineSettings) -> AbstractAsyncContextManager[Store]:
     if path is not None:
         return open_sqlite_store(path)
     # The driver is imported where it is used: the embedded default starts without it.
-    from retinue_engine.store_mongo import open_mongo_store  # noqa: PLC0415
+    from retinue_engine.store_mongo import open_mongo_store  # noqa: PLC0415 - see above
 
     return open_mongo_store(settings.store)
 

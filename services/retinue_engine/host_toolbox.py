@@ -16,6 +16,7 @@ from retinue_engine.definition import Server
 from retinue_engine.host_stream import HostStream, open_host_stream
 from retinue_engine.tools import OnProgress, Tool, ToolAnswer, ToolList, ToolRequest
 from retinue_kit.tasks import open_task_group
+from retinue_kit.tracing import current_traceparent
 
 log = structlog.get_logger()
 
@@ -41,6 +42,7 @@ class HostToolbox:
 
     async def keep_stream(self) -> None:
         """Keep one stream to the host, from now until cancelled."""
+        told = False
         waits = backoff_s()
         while True:
             try:
@@ -51,10 +53,15 @@ class HostToolbox:
                             self._forget(None)
                             self._standing.set()
                             waits = backoff_s()
+                            if told:
+                                log.info("the stream to the MCP host stands again")
+                                told = False
                         for each in changed:
                             self._forget(each)
             except RetinueError as error:
-                log.info("the stream to the MCP host broke off", error=error.message)
+                if not told:
+                    log.info("the stream to the MCP host broke off", error=error.message)
+                    told = True
             self._standing.clear()
             self._stream = None
             self._forget(None)
@@ -129,6 +136,7 @@ class HostToolbox:
             arguments_json=request.arguments_json,
             idempotency_key=request.idempotency_key,
             run_id=request.run_id,
+            traceparent=current_traceparent() or "",
         )
         limit_s = request.tool.server.call_limit_s
         try:

@@ -141,6 +141,14 @@ class Journal:
                 f"this engine has let go of {self._root_run_id}", run_id=self._root_run_id
             )
 
+    async def confirm_claim(self) -> None:
+        """Before something costly: raise ClaimLostError where another engine has taken over meanwhile.
+
+        An engine that stood still learns it by an append; alone on its store it need not ask.
+        """
+        if not self._store.exclusive:
+            await self.commit()
+
     def _seal_text(self) -> None:
         if self._texts:
             self._pending[-1].text_delta.text = "".join(self._texts)

@@ -159,14 +159,20 @@ class Store(Protocol):
     async def abandoned_runs(self, now_us: int, limit: int) -> list[RunRow]:
         """Unfinished RUNNING runs whose lease is over, the oldest first."""
 
-    async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[RunRow]:
-        """Move the leases of runs that this engine works on; return those that somebody cancelled.
+    async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[str]:
+        """Move the leases of runs that this engine works on; return the ids of those it has lost.
 
         A run whose stored `writer` is another has been taken over: it is left alone.
         """
 
-    async def next_queued(self, namespace: str, session_id: str) -> RunRow | None:
-        """Let the oldest queued run of a session that is free begin, and return it; None where none can."""
+    async def cancelled_runs(self) -> list[tuple[str, str]]:
+        """(run_id, reason) of all RUNNING runs that somebody cancelled."""
+
+    async def next_queued(self, namespace: str, session_id: str, lease_us: int = 0) -> RunRow | None:
+        """Let the oldest queued run of a session that is free begin, and return it; None where none can.
+
+        Others leave it alone until its lease is over, which `lease_us` may only move on.
+        """
 
     async def waiting_sessions(self, limit: int) -> list[tuple[str, str]]:
         """(namespace, session_id) of sessions that are free and have queued runs."""

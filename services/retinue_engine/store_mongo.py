@@ -121,22 +121,29 @@ class MongoStore:
             ).to_list(None)
         return [run_row(document) for document in documents]
 
-    async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[RunRow]:
+    async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[str]:
         if not runs:
             return []
+        writers = {run.run_id: run.writer for run in runs}
         # A writer's token is drawn for one claim of one run: who lost the claim renews nothing.
-        held = {
-            "_id": {"$in": [run.run_id for run in runs]},
-            "writer": {"$in": [run.writer for run in runs]},
-            "state": NOT_FINAL,
-        }
+        which = {"_id": {"$in": list(writers)}}
+        held = {**which, "writer": {"$in": list(writers.values())}, "state": NOT_FINAL}
         with translated():
-            await self._runs.update_many(held, {"$set": {"lease_us": lease_us}})
-            cancelled = await self._runs.find({**held, "cancel_reason": {"$ne": None}}).to_list(None)
-        return [run_row(document) for document in cancelled]
+            renewed = await self._runs.update_many(held, {"$set": {"lease_us": lease_us}})
+            if renewed.matched_count == len(writers):
+                return []
+            stored = await self._runs.find(which, {"writer": True}).to_list(None)
+        return [each["_id"] for each in stored if each["writer"] != writers[each["_id"]]]
 
-    async def next_queued(self, namespace: str, session_id: str) -> RunRow | None:
-        return await self._turns.begin_next(namespace, session_id)
+    async def cancelled_runs(self) -> list[tuple[str, str]]:
+        with translated():
+            found = await self._runs.find(
+                {"state": RUN_STATE_RUNNING, "cancel_reason": {"$gte": ""}}, {"cancel_reason": True}
+            ).to_list(None)
+        return [(each["_id"], each["cancel_reason"]) for each in found]
+
+    async def next_queued(self, namespace: str, session_id: str, lease_us: int = 0) -> RunRow | None:
+        return await self._turns.begin_next(namespace, session_id, lease_us)
 
     async def waiting_sessions(self, limit: int) -> list[tuple[str, str]]:
         return await self._turns.waiting(limit)

@@ -59,6 +59,13 @@ _INDEXES = {
             name="leased",
             partialFilterExpression={"state": RUN_STATE_RUNNING},
         ),
+        # Empty nearly always: every engine asks for these all the time.
+        _index(
+            "state",
+            "cancel_reason",
+            name="cancelled",
+            partialFilterExpression={"state": RUN_STATE_RUNNING, "cancel_reason": {"$gte": ""}},
+        ),
     ],
     "journal": [_index("root_run_id", "first_sequence", name="sequence", unique=True)],
     "sessions": [_index("namespace", "create_us", "session_id", name="newest")],

@@ -17,9 +17,6 @@ from retinue_engine.store import FINAL_STATES, RUN_STATE_QUEUED, RUN_STATE_RUNNI
 from retinue_engine.store_mongo_documents import Collections, Document, run_row, session_document, session_key
 from retinue_engine.store_mongo_errors import translated
 
-BEGIN_US = 10_000_000
-"""How long others leave a run alone that begins, until the engine that lets it begin has claimed it."""
-
 _OLDEST = [("create_us", ASCENDING), ("_id", ASCENDING)]
 _LOOK_AT = 200
 """Sessions that are looked at together."""
@@ -41,8 +38,13 @@ class Turns:
         self._sessions = collections.sessions
         self._messages = collections.messages
 
-    async def begin_next(self, namespace: str, session_id: str, only: str | None = None) -> RunRow | None:
-        """Let the oldest queued run of a free session begin; with `only`, if it is this one."""
+    async def begin_next(
+        self, namespace: str, session_id: str, lease_us: int, only: str | None = None
+    ) -> RunRow | None:
+        """Let the oldest queued run of a free session begin; with `only`, if it is this one.
+
+        Others leave it alone until `lease_us`, by when the engine that lets it begin has claimed it.
+        """
         while seen := await self._look(namespace, session_id):
             if only is not None and (seen.run is None or seen.run["_id"] != only):
                 return None
@@ -50,7 +52,7 @@ class Turns:
                 continue  # somebody else did something here
             if seen.run is None:
                 return None
-            begun = await self._begin(seen.run["_id"])
+            begun = await self._begin(seen.run["_id"], lease_us)
             if begun is not None:
                 return begun
         return None
@@ -151,9 +153,8 @@ class Turns:
         last = await self._messages.find_one(which, {"position": True}, sort=[("position", DESCENDING)])
         return last["position"] if last else 0
 
-    async def _begin(self, run_id: str) -> RunRow | None:
+    async def _begin(self, run_id: str, lease_us: int) -> RunRow | None:
         """Let a queued run begin; None where it has begun or ended."""
-        lease_us = time.time_ns() // 1000 + BEGIN_US
         with translated():
             changed = await self._runs.update_one(
                 {"_id": run_id, "state": RUN_STATE_QUEUED},

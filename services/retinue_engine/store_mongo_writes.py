@@ -1,6 +1,7 @@
 """What the MongoDB store writes, step by step: an engine may stop between any two of them."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +70,7 @@ class Writes:
 
     async def _take_turn(self, run: RunRow, first: JournalRecord) -> RunRow:
         begun, lost = await asyncio.gather(
-            self._turns.begin_next(run.namespace, run.session_id, only=run.run_id),
+            self._turns.begin_next(run.namespace, run.session_id, run.lease_us, only=run.run_id),
             self.append_record(first),
             return_exceptions=True,
         )
@@ -156,7 +157,8 @@ class Writes:
         """Append a run's last record; then its messages, its end, and last let go of its session.
 
         Every step can be done again. While the run holds its session nobody else adds to it: its messages get
-        the same positions each time. A run that has let go, or never had its turn, adds nothing.
+        the same positions each time. A run that has let go, or never had its turn, adds nothing. A run that
+        has ended is never looked at again: its messages are counted before.
         """
         key = session_key(outcome.namespace, outcome.session_id)
         with translated():
@@ -164,24 +166,34 @@ class Writes:
                 self._collections.sessions.find_one({"_id": key}), self.append_record(record)
             )
         held = session is not None and session["active_run_id"] == outcome.run_id
-        count = session["message_count"] if held else 0
         if held and outcome.messages:
-            await asyncio.gather(
-                *(
-                    self._messages.insert(_message_document(outcome, position, message), len(message))
-                    for position, message in enumerate(outcome.messages, count + 1)
-                )
-            )
+            await self._add_messages(key, session, outcome)
         await self._runs.update(
             {"_id": outcome.run_id, "state": NOT_FINAL},
             {"$set": {"state": outcome.state, "end_us": outcome.end_us, "result": outcome.result}},
         )
         if held:
-            change = {"active_run_id": None, "update_us": outcome.end_us}
             await self._sessions.update(
                 {"_id": key, "active_run_id": outcome.run_id},
-                {"$set": {**change, "message_count": count + len(outcome.messages)}},
+                {"$set": {"active_run_id": None, "update_us": outcome.end_us}},
             )
+
+    async def _add_messages(self, key: str, session: Mapping[str, Any], outcome: RunOutcome) -> None:
+        count = session["message_count"]
+        if session.get("counted_run_id") == outcome.run_id:
+            count -= len(outcome.messages)
+        counted = {
+            "message_count": count + len(outcome.messages),
+            "counted_run_id": outcome.run_id,
+            "update_us": outcome.end_us,
+        }
+        await asyncio.gather(
+            self._sessions.update({"_id": key, "active_run_id": outcome.run_id}, {"$set": counted}),
+            *(
+                self._messages.insert(_message_document(outcome, position, message), len(message))
+                for position, message in enumerate(outcome.messages, count + 1)
+            ),
+        )
 
     async def _judge_message(self, document: Document) -> None:
         place = {name: document[name] for name in ("namespace", "session_id", "position")}

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
@@ -108,10 +109,17 @@ class SqliteStore:
         )
         return [RunRow(*row) for row in rows]
 
-    async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[RunRow]:  # noqa: ARG002 - no leases
+    async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[str]:  # noqa: ARG002 - no leases
         return []
 
-    async def next_queued(self, namespace: str, session_id: str) -> RunRow | None:
+    async def cancelled_runs(self) -> list[tuple[str, str]]:
+        rows = self._reader.execute(
+            "SELECT run_id, cancel_reason FROM runs"
+            " WHERE state < 5 AND state = 2 AND cancel_reason IS NOT NULL"
+        )
+        return list(rows)
+
+    async def next_queued(self, namespace: str, session_id: str, lease_us: int = 0) -> RunRow | None:  # noqa: ARG002 - no leases
         # Nearly always there is none, and to see that costs a read. None is missed: one that was queued was
         # committed before what let its session become free.
         waits = self._reader.execute(
@@ -163,6 +171,15 @@ _SESSION_COLUMNS = "namespace, session_id, message_count, create_us, update_us"
 @contextmanager
 def _sole_owner(path: Path) -> Iterator[None]:
     lock_path = path.with_name(path.name + ".lock")
+    try:
+        # Conversations are for nobody else on this machine; SQLite gives its log the mode of the file.
+        for each in (lock_path, path):
+            os.close(os.open(each, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"cannot write {path}: {error.strerror}; set RETINUE_DATA_DIR to a folder of the engine's own",
+            store="sqlite",
+        ) from error
     with lock_path.open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

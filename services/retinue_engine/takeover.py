@@ -24,7 +24,7 @@ async def read_events(store: Store, run_id: str) -> tuple[list[event_pb2.RunEven
     """All events of a run, and its last record; None where it has none."""
     events: list[event_pb2.RunEvent] = []
     last: JournalRecord | None = None
-    while records := await store.read_journal(run_id, len(events), MAX_RECORD_BYTES):
+    while records := await store.read_journal(run_id, last.last_sequence if last else 0, MAX_RECORD_BYTES):
         for record in records:
             events.extend(service_pb2.StreamRunResponse.FromString(record.data).events)
         last = records[-1]

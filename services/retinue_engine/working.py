@@ -11,8 +11,16 @@ from retinue.engine.v1.run_pb2 import (
     RUN_STATE_FAILED,
     RUN_STATE_SUCCEEDED,
     RunResult,
+    RunState,
 )
-from retinue.errors import ClaimLostError, InternalError, RetinueError, RunTimeoutError, StoreUnavailableError
+from retinue.errors import (
+    ClaimLostError,
+    InternalError,
+    RetinueError,
+    RunTimeoutError,
+    StoreUnavailableError,
+    reason_name,
+)
 from retinue_engine.agent.conversation import Conversation
 from retinue_engine.agent.loop import AgentLoop, Means
 from retinue_engine.convert import now_us
@@ -127,6 +135,14 @@ class Worker:
             event.run_finished.result.CopyFrom(result)
         active.journal.finish(event, run_outcome(row, result, end_us, conversation.session_messages()))
         await active.journal.commit()
+        # Only what went wrong is worth a line where runs are many.
+        tell = log.info if result.state == RUN_STATE_FAILED else log.debug
+        tell(
+            "run ended",
+            state=RunState.Name(result.state),
+            reason=reason_name(result.error.reason) if result.HasField("error") else None,
+            duration_ms=result.duration.ToMilliseconds(),
+        )
 
 
 async def _sole_error(loop: AgentLoop) -> None:

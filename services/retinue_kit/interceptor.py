@@ -8,8 +8,6 @@ from typing import Any
 
 import grpc
 import structlog
-from opentelemetry import context as trace_context
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from retinue.errors import (
     DeadlineExceededError,
@@ -22,13 +20,12 @@ from retinue.errors import (
 )
 from retinue_kit.metrics import CALL_SECONDS, CALLS, CALLS_ACTIVE
 from retinue_kit.settings import ServiceSettings
+from retinue_kit.tracing import TRACEPARENT, enter_trace, leave_trace
 
 log = structlog.get_logger()
 
 _PUBLIC = "/grpc.health.v1.Health/"
 """Health may be asked without a token: load balancers do."""
-
-_propagator = TraceContextTextMapPropagator()
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -119,6 +116,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 async with asyncio.timeout(self._settings.call_timeout_s):
                     response = await behaviour(request, context)
                 ok.inc()
+                log.debug("call ended", method=method)
                 return response  # noqa: TRY300 - an else block would lose the order of the clauses
             except TimeoutError:
                 late = DeadlineExceededError(f"{method} took longer than {self._settings.call_timeout_s} s")
@@ -152,6 +150,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     if self._stopping:
                         raise _stopping_error(self._settings)  # noqa: TRY301 - as what the behaviour raises
                 ok.inc()
+                log.debug("call ended", method=method)
             except asyncio.CancelledError:
                 if not self._stopping or task is None:
                     raise
@@ -188,15 +187,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _enter(self, context: Context) -> Any:
         for key, value in context.invocation_metadata() or ():
-            if key == "traceparent":
-                carrier = {key: value if isinstance(value, str) else value.decode("ascii", "replace")}
-                return trace_context.attach(_propagator.extract(carrier))
+            if key == TRACEPARENT:
+                return enter_trace(value if isinstance(value, str) else value.decode("ascii", "replace"))
         return None
 
 
 def _leave(trace: Any) -> None:
     if trace is not None:
-        trace_context.detach(trace)
+        leave_trace(trace)
 
 
 def _stopping_error(settings: ServiceSettings) -> ServiceUnavailableError:
@@ -214,6 +212,7 @@ async def _fail(context: Context, method: str, error: Exception) -> None:
         log.error("call failed by a bug", method=method, exc_info=error)
         error = InternalError("internal error; the service's log has the details")
     CALLS.labels(method, error.code.name).inc()
+    log.debug("call failed", method=method, code=error.code.name, error=str(error))
     status = status_from_error(error)
     await context.abort(
         error.code, status.message, (("grpc-status-details-bin", status.SerializeToString()),)

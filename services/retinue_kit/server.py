@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -24,6 +25,7 @@ from retinue_kit.interceptor import CallInterceptor
 from retinue_kit.logs import configure_logs
 from retinue_kit.metrics import open_metrics_endpoint
 from retinue_kit.settings import ServiceSettings, host_of
+from retinue_kit.variables import unknown_variables
 
 log = structlog.get_logger()
 
@@ -93,16 +95,25 @@ async def open_server(settings: Settings, open_app: OpenApp[Settings]) -> AsyncI
 
 
 def _listen(server: grpc.aio.Server, settings: ServiceSettings) -> int:
+    secure = settings.tls_cert_file and settings.tls_key_file
+    doubt = ", or are RETINUE_TLS_CERT_FILE and RETINUE_TLS_KEY_FILE no pair in PEM" if secure else ""
     try:
         if settings.tls_cert_file and settings.tls_key_file:
-            pair = (settings.tls_key_file.read_bytes(), settings.tls_cert_file.read_bytes())
+            pair = (_read(settings.tls_key_file, "KEY"), _read(settings.tls_cert_file, "CERT"))
             return server.add_secure_port(settings.address, grpc.ssl_server_credentials([pair]))
         return server.add_insecure_port(settings.address)
     except RuntimeError:
         raise OSError(
-            f"cannot listen on {settings.address}: is another {settings.service} running there? "
+            f"cannot listen on {settings.address}: is another {settings.service} running there{doubt}? "
             f"Stop it, or set RETINUE_{settings.service.upper().replace('-', '_')}_ADDRESS"
         ) from None
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OSError(f"RETINUE_TLS_{what}_FILE: {path} cannot be read: {error.strerror}") from None
 
 
 async def _serve(settings: Settings, open_app: OpenApp[Settings]) -> None:
@@ -164,6 +175,8 @@ def run_service(settings_type: Callable[[], Settings], service: str, open_app: O
             sys.stderr.write(f"{service}: {variable + ': ' if place else ''}{text}\n")
         return 2
     configure_logs(settings.service, settings.log_level, settings.log_format)
+    for variable, near in unknown_variables(os.environ).items():
+        log.warning("there is no such setting: it changes nothing", variable=variable, nearest=near)
     try:
         uvloop.run(_serve(settings, open_app))
     except (RetinueError, OSError, ValueError) as error:

@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from retinue.client import Access
+from retinue_kit.tracing import current_traceparent
+
+MAX_PORT = 65535
+"""gRPC takes a larger one for another."""
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
@@ -54,6 +58,20 @@ class ServiceSettings(BaseSettings):
     close_timeout_s: float = Field(default=15.0, gt=0)
     """How long the service may take to close what it owns, after the calls have ended."""
 
+    @field_validator("token", "tls_cert_file", "tls_key_file", "tls_ca_file", mode="before")
+    @classmethod
+    def _empty_is_not_set(cls, value: object) -> object:
+        # An empty token would count as one here and let everybody in.
+        return None if value == "" else value
+
+    @field_validator("address", "metrics_address")
+    @classmethod
+    def _host_and_port(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        if address and not (host and port.isdecimal() and int(port) <= MAX_PORT):
+            raise ValueError(f"{address!r} is no address: use HOST:PORT, like 127.0.0.1:7403")
+        return address
+
     @model_validator(mode="after")
     def _closed_by_default(self) -> Self:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
@@ -71,4 +89,4 @@ class ServiceSettings(BaseSettings):
     def access(self) -> Access:
         """How this service calls the others."""
         token = self.token.get_secret_value() if self.token else None
-        return Access(token=token, tls=self.tls, ca_file=self.tls_ca_file)
+        return Access(token=token, tls=self.tls, ca_file=self.tls_ca_file, trace=current_traceparent)

@@ -7,6 +7,7 @@ import orjson
 import structlog
 
 from retinue.errors import InternalError, InvalidArgumentError, RequestTooLargeError, RetinueError, Violation
+from retinue_kit.tracing import enter_trace
 from retinue_mcp_host.connection import Connection
 from retinue_mcp_host.connections import Connections
 from retinue_mcp_host.failures import SessionLostError
@@ -26,6 +27,12 @@ class ToolCalls:
 
     async def call(self, call: ToolCall, on_progress: OnProgress | None) -> ToolResult:
         """Call a tool. Raises RetinueError. Cancelling the task cancels the request at the server."""
+        # Each call has a task of its own: what is logged in it is the call's.
+        if call.traceparent:
+            enter_trace(call.traceparent)
+        if call.run_id:
+            structlog.contextvars.bind_contextvars(run_id=call.run_id)
+        log.debug("tool call", server=call.server, tool=call.tool)
         arguments = self._arguments(call.arguments_json)
         spec = await self._spec(call.namespace, call.server, call.version)
         connection = self._connections.find(spec) or await self._connections.connect(spec)

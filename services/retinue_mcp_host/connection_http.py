@@ -148,10 +148,10 @@ class HttpWire:
 
     async def note_status(self, response: httpx2.Response) -> None:
         """Remember what the SDK does not say: the status of a request that failed."""
-        if response.status_code < 400 or response.request.method != "POST":  # noqa: PLR2004
+        if response.status_code < 400 or response.request.method != "POST":  # noqa: PLR2004 - the first of HTTP's failures
             return
         self._failed_status = response.status_code
-        if response.status_code == 404 and "mcp-session-id" in response.request.headers:  # noqa: PLR2004
+        if response.status_code == 404 and "mcp-session-id" in response.request.headers:  # noqa: PLR2004 - not found
             self._session_lost = True
             self._gone = "has forgotten the session: it was started anew"
 

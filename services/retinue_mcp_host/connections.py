@@ -1,6 +1,7 @@
 """The live connections: one at most for each key, opened by the first who needs it."""
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -28,6 +29,7 @@ class Connections:
         self, tasks: asyncio.TaskGroup, changes: Changes, limits: Limits, max_connections: int
     ) -> None:
         self._tasks = tasks
+        self._context = contextvars.copy_context()
         self._changes = changes
         self._limits = limits
         self._max = max_connections
@@ -70,7 +72,9 @@ class Connections:
             on_end=self._remove,
         )
         self._table[key] = connection
-        self._tasks.create_task(connection.run(), name=f"mcp {spec.namespace}/{spec.name}")
+        # It outlives its first caller: what is logged later is not that caller's.
+        name = f"mcp {spec.namespace}/{spec.name}"
+        self._tasks.create_task(connection.run(), name=name, context=self._context.copy())
         return connection
 
     def _opened(self, connection: Connection) -> None:

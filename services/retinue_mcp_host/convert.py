@@ -76,6 +76,8 @@ def call_from_proto(call: tool_pb2.ToolCall) -> ToolCall:
         tool=call.tool,
         arguments_json=call.arguments_json,
         idempotency_key=call.idempotency_key,
+        run_id=call.run_id,
+        traceparent=call.traceparent,
     )
 
 

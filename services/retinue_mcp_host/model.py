@@ -83,6 +83,10 @@ class ToolCall:
     arguments_json: str
     """A JSON object; empty is `{}`."""
     idempotency_key: str = ""
+    run_id: str = ""
+    """The run that calls, for logs; empty outside a run."""
+    traceparent: str = ""
+    """The trace that the call belongs to, where it has none of its own rpc's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ class ServerProcess:
 
     async def _until_empty(self) -> None:
         # Children of a child tell nobody of their end: looking is all there is.
-        while not self._exited.is_set() or group_alive(self._group):  # noqa: ASYNC110
+        while not self._exited.is_set() or group_alive(self._group):  # noqa: ASYNC110 - nothing tells when a group has ended
             await asyncio.sleep(_POLL_S)
 
     @property

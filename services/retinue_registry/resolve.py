@@ -19,7 +19,7 @@ def not_found(catalog: Catalog, key: Key, version: int = 0) -> ComponentNotFound
         return ComponentNotFoundError(message, namespace=namespace, kind=kind, name=name, version=version)
     near = nearest(name, catalog.names(namespace, kind))
     return ComponentNotFoundError(
-        explain(key, near) + where,
+        explain(key, near) + where + ("" if near else f": `retinue get {kind}` lists them"),
         namespace=namespace,
         kind=kind,
         name=name,
@@ -41,8 +41,11 @@ def find_runnable(catalog: Catalog, namespace: str, name: str) -> Version:
         )
     names = sorted({each for kind in kinds for each in catalog.names(namespace, kind)})
     near = nearest(name, names)
+    where = "" if namespace == "default" else f" in the namespace {namespace}"
     raise ComponentNotFoundError(
-        explain(Key(namespace, " or ".join(kinds), name), near),
+        explain(Key(namespace, " or ".join(kinds), name), near)
+        + where
+        + ("" if near else ": `retinue get` lists what there is"),
         namespace=namespace,
         kind=",".join(kinds),
         name=name,

@@ -8,6 +8,7 @@ import pytest
 
 from retinue.common.v1 import error_pb2 as pb
 from retinue.engine.v1 import event_pb2, run_pb2
+from tests.chaos.engines import standing_still
 from tests.suite import Processes, check_story, kinds, open_processes, stdio_server, until
 
 pytestmark = pytest.mark.xdist_group("chaos")
@@ -198,3 +199,20 @@ async def test_a_stop_by_signal_lets_runs_go_and_the_next_engine_takes_them_up(t
         log = suite.engine_process.log.read_text()
         assert "Traceback" not in log, log
         assert "exception" not in log.lower(), log
+
+
+async def test_an_engine_that_stood_still_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    chunks = [f"w{n} " for n in range(40)]
+    script = {"default": {"chunks": chunks, "chunk_delay_ms": 10}}
+    async with open_processes(tmp_path, script, env={"RETINUE_LEASE_S": "0.3"}) as suite:
+        runs = await asyncio.gather(*(suite.client.runs.start("a", "hi") for _ in range(10)))
+        watching = [asyncio.create_task(suite.watched(run.run_id)) for run in runs]
+        await until(lambda: len(suite.model.requests) == 10, "all are asked")
+        async with standing_still(suite.engine_process):
+            # What the model said meanwhile waits to be read.
+            await until(lambda: len(suite.model.answered) == 10, "the model has told everything")
+        for events in await asyncio.gather(*watching):
+            check_story(events)
+            assert events[-1].run_finished.result.output == "".join(chunks)
+            assert "run_claimed" not in kinds(events)
+        assert len(suite.model.requests) == 10

@@ -128,16 +128,6 @@ class SecretNotFoundError(RetinueError):
     code = StatusCode.FAILED_PRECONDITION
 
 
-class RevisionExpiredError(RetinueError):
-    reason = pb.ERROR_REASON_REVISION_EXPIRED
-    code = StatusCode.OUT_OF_RANGE
-
-
-class ComponentOwnedByFileError(RetinueError):
-    reason = pb.ERROR_REASON_COMPONENT_OWNED_BY_FILE
-    code = StatusCode.FAILED_PRECONDITION
-
-
 class EtagMismatchError(RetinueError):
     reason = pb.ERROR_REASON_ETAG_MISMATCH
     code = StatusCode.ABORTED
@@ -166,11 +156,6 @@ class McpProtocolError(RetinueError):
 class McpRequestRefusedError(RetinueError):
     reason = pb.ERROR_REASON_MCP_REQUEST_REFUSED
     code = StatusCode.INVALID_ARGUMENT
-
-
-class McpServerNotAllowedError(RetinueError):
-    reason = pb.ERROR_REASON_MCP_SERVER_NOT_ALLOWED
-    code = StatusCode.PERMISSION_DENIED
 
 
 class RunNotFoundError(RetinueError):
@@ -353,7 +338,7 @@ def error_from_rpc(failure: grpc.aio.AioRpcError) -> RetinueError:
             for detail in status.details:
                 detail.Unpack(info)
                 detail.Unpack(bad_request)
-    if info.domain == DOMAIN and f"{_PREFIX}{info.reason}" in pb.ErrorReason.keys():  # noqa: SIM118
+    if info.domain == DOMAIN and f"{_PREFIX}{info.reason}" in pb.ErrorReason.keys():  # noqa: SIM118 - no mapping, though it has keys
         reason = pb.ErrorReason.Value(f"{_PREFIX}{info.reason}")
         violations = [Violation(each.field, each.description) for each in bad_request.field_violations]
         return error_from_facts(reason, message, info.metadata, violations)

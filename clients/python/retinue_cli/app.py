@@ -17,7 +17,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version  # noqa: PLC0415 - only where it is asked for
+        from importlib.metadata import version
 
         typer.echo(f"retinue {version('retinue')}")
         raise typer.Exit

@@ -94,7 +94,7 @@ class Call:
     @property
     def access(self) -> "Access":
         """How to be let in: the environment's TLS settings, and the token."""
-        from retinue.client import Access  # noqa: PLC0415 - imports gRPC
+        from retinue.client import Access
 
         access = Access.from_environment()
         return replace(access, token=self.token) if self.token else access
@@ -124,7 +124,7 @@ class Call:
     @asynccontextmanager
     async def open_client(self) -> "AsyncIterator[Client]":
         """Open a client of the services. Nothing is connected before the first call."""
-        from retinue.client import open_client  # noqa: PLC0415 - imports gRPC
+        from retinue.client import open_client
 
         where = self.addresses()
         async with open_client(

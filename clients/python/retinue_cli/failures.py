@@ -4,7 +4,10 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retinue.errors import ServiceUnavailableError
 
 FAILED = 1
 USAGE = 2
@@ -33,7 +36,7 @@ def report(error: Exception, *, as_json: bool) -> int:
     if isinstance(error, CommandError):
         _say(error.message, as_json=as_json)
         return error.status
-    from retinue.errors import RetinueError, reason_name  # noqa: PLC0415 - costs 0.1 s, only where it fails
+    from retinue.errors import RetinueError, reason_name
 
     if isinstance(error, RetinueError):
         facts: dict[str, Any] = {"reason": reason_name(error.reason), "facts": error.facts}
@@ -42,7 +45,9 @@ def report(error: Exception, *, as_json: bool) -> int:
         _say(words(error), as_json=as_json, **facts)
         return FAILED
     hint = "" if debugging() else "; set RETINUE_DEBUG=1 to see where"
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        _say(f"{error.filename} cannot be used: {error.strerror}", as_json=as_json)
+    elif isinstance(error, OSError):
         _say(f"{error}{hint}", as_json=as_json)
     else:
         _say(f"unexpected {type(error).__name__}: {error}{hint}", as_json=as_json)
@@ -51,7 +56,7 @@ def report(error: Exception, *, as_json: bool) -> int:
 
 def words(error: Exception) -> str:
     """An error of Retinue in one line, or a line for each field, with the next step."""
-    from retinue.errors import (  # noqa: PLC0415 - costs 0.1 s, only where it fails
+    from retinue.errors import (
         DeadlineExceededError,
         RetinueError,
         ServiceUnavailableError,
@@ -60,8 +65,7 @@ def words(error: Exception) -> str:
     )
 
     if isinstance(error, ServiceUnavailableError) and "address" in error.facts:
-        service, address = error.facts.get("service", "service"), error.facts["address"]
-        return f"the {service} is not running at {address}: start it with `retinue up`"
+        return _out_of_reach(error)
     text = str(error)
     if isinstance(error, UnauthenticatedError):
         return f"{text}, or give --token" if "RETINUE_TOKEN" in text else f"{text}: set RETINUE_TOKEN"
@@ -76,11 +80,24 @@ def words(error: Exception) -> str:
     return text
 
 
+def _out_of_reach(error: "ServiceUnavailableError") -> str:
+    service, address = error.facts.get("service", "service"), error.facts["address"]
+    if "handshake" in str(error).lower():
+        return (
+            f"the {service} at {address} cannot be called with TLS as it is set here: RETINUE_TLS_CA_FILE "
+            "names the certificates to trust; without it RETINUE_TLS=true trusts the system's"
+        )
+    if "failed to connect" in str(error) and "Socket closed" in str(error):
+        way = "if it serves with TLS, set RETINUE_TLS_CA_FILE or RETINUE_TLS=true"
+        return f"the {service} at {address} hangs up: {way}"
+    return f"the {service} is not running at {address}: start it with `retinue up`"
+
+
 def _say(message: str, *, as_json: bool, **facts: object) -> None:
     if as_json:
         line = json.dumps({"error": {"message": message, **facts}}, ensure_ascii=False)
     else:
-        from retinue_cli.wording import clean  # noqa: PLC0415
+        from retinue_cli.wording import clean
 
         line = f"error: {clean(message)}"
     sys.stderr.write(line + "\n")

@@ -34,7 +34,7 @@ class Output:
     def console(self) -> "Console":
         """Rich's console; colours only on a terminal and without NO_COLOR."""
         if self._console is None:
-            from rich.console import Console  # noqa: PLC0415 - not needed for JSON
+            from rich.console import Console
 
             width = None if sys.stdout.isatty() else _UNLIMITED_WIDTH
             self._console = Console(
@@ -66,8 +66,8 @@ class Output:
         """Print a line of `(text, style)` for people; what wraps is indented like its beginning."""
         if self.as_json:
             return
-        from rich.padding import Padding  # noqa: PLC0415 - not needed for JSON
-        from rich.text import Text  # noqa: PLC0415
+        from rich.padding import Padding
+        from rich.text import Text
 
         text = Text.assemble(*((self._shown(text), style) for text, style in parts))
         self.console.print(Padding(text, (0, 0, 0, indent), expand=False) if indent else text)
@@ -91,7 +91,7 @@ class Output:
         """Print a table for people; the column at `flexible` gives way where the terminal is narrow."""
         if self.as_json:
             return
-        from rich.table import Table  # noqa: PLC0415 - not needed for JSON
+        from rich.table import Table
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         flexible %= len(headers)
@@ -140,7 +140,7 @@ def silence() -> None:
 
 def to_json(message: "Message") -> dict[str, Any]:
     """A protobuf message as protojson, with the field names of the protos."""
-    from google.protobuf.json_format import MessageToDict  # noqa: PLC0415 - not needed for `--help`
+    from google.protobuf.json_format import MessageToDict
 
     data: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
     return data

@@ -83,7 +83,7 @@ def run_options(
     max_tool_calls: int | None,
 ) -> "run_pb2.RunOptions":
     """RunOptions with what was given set and nothing else."""
-    from retinue.engine.v1 import run_pb2  # noqa: PLC0415 - imports gRPC
+    from retinue.engine.v1 import run_pb2
 
     options = run_pb2.RunOptions(
         llm=llm or "",

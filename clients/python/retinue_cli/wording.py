@@ -45,7 +45,7 @@ def seconds(value: float) -> str:
 def ago(then: datetime, now: datetime) -> str:
     """How long something is past: `just now`, `5 min ago`, `3 days ago`."""
     passed = (now - then).total_seconds()
-    if passed < 5:  # noqa: PLR2004
+    if passed < 5:  # noqa: PLR2004 - seconds that nobody counts
         return "just now"
     for unit_s, name in ((_DAY_S, "day"), (_HOUR_S, "h"), (_MINUTE_S, "min"), (1, "s")):
         count = int(passed // unit_s)

@@ -108,6 +108,7 @@ class ModelCalls:
     async def _try(self, turn: int, llm: LlmDefinition, tools: ToolList) -> None:
         path = f"turn:{turn}"
         self._emit(path, turn_started=event_pb2.TurnStarted(turn=turn, llm=llm.name, model=llm.model))
+        await self._journal.confirm_claim()
         start = time.perf_counter()
         first_text: float | None = None
         emit_text, run_id = self._journal.emit_text, self._run_id

@@ -131,6 +131,20 @@ async def test_a_cancel_without_a_reason_is_a_cancel(store: Store) -> None:
     assert cancelled.cancel_reason == ""
 
 
+async def test_runs_at_work_that_are_to_end_are_found_until_they_have(store: Store) -> None:
+    with_reason, without, left_alone = [await create(store, make_run()) for _ in range(3)]
+    await create(store, make_run("s"))
+    queued = await create(store, make_run("s"))
+    assert await store.cancelled_runs() == []
+    for run, reason in ((with_reason, "why"), (without, ""), (queued, "why")):
+        await store.request_cancel("default", run.run_id, reason)
+    assert sorted(await store.cancelled_runs()) == [(with_reason.run_id, "why"), (without.run_id, "")]
+    for run in (with_reason, without):
+        await store.append(record(run, 2), end_of(run, state=RUN_STATE_CANCELLED))
+    await finish(store, left_alone)
+    assert await store.cancelled_runs() == []
+
+
 async def test_a_finished_run_is_not_cancelled(store: Store) -> None:
     run = await create(store, make_run())
     await finish(store, run)

@@ -18,7 +18,7 @@ from retinue_engine.store_mongo_documents import open_collections
 from retinue_kit.tasks import open_task_group
 from tests.servers.mongodb import given_uri
 
-from .rows import LATER_US, create, ids, make_run, record
+from .rows import LATER_US, create, finish, ids, make_run, record
 from .using import use_everything
 
 WRITES = frozenset({"insert", "update", "delete"})
@@ -98,18 +98,28 @@ async def test_who_lost_a_run_neither_keeps_nor_gives_back_its_lease(store: Stor
     stale = await create(store, make_run(lease_us=5), new_session=True)
     kept = await create(store, make_run(lease_us=5), new_session=True)
     await store.claim(stale, record(stale, 2, writer="new"), 100)
-    await store.request_cancel("default", stale.run_id, "why")
-    assert await store.renew_leases([stale, kept], 0) == []
+    assert await store.renew_leases([stale, kept], 0) == [stale.run_id]
     assert ids(await store.abandoned_runs(50, 10)) == [kept.run_id]
-    assert await store.renew_leases([stale, kept], LATER_US) == []
+    assert await store.renew_leases([stale, kept], LATER_US) == [stale.run_id]
     assert ids(await store.abandoned_runs(101, 10)) == [stale.run_id]
 
 
-async def test_who_renews_hears_which_runs_were_cancelled(store: Store) -> None:
-    runs = [await create(store, make_run()) for _ in range(3)]
-    await store.request_cancel("default", runs[1].run_id, "why")
-    cancelled = await store.renew_leases(runs, 100)
-    assert [(run.run_id, run.cancel_reason) for run in cancelled] == [(runs[1].run_id, "why")]
+async def test_who_renews_hears_which_runs_others_have_taken_over(store: Store) -> None:
+    lost, kept, ended = [await create(store, make_run()) for _ in range(3)]
+    await store.claim(lost, record(lost, 2, writer="new"), 100)
+    await finish(store, ended)
+    assert await store.renew_leases([lost, kept, ended], 100) == [lost.run_id]
+
+
+async def test_a_run_that_begins_is_left_alone_until_the_lease_of_who_lets_it_begin(store: Store) -> None:
+    first = await create(store, make_run("s", lease_us=5))
+    waiting = await create(store, make_run("s", lease_us=5))
+    await finish(store, first)
+    begun = await store.next_queued("default", "s", 100)
+    assert begun is not None
+    assert begun.run_id == waiting.run_id
+    assert await store.abandoned_runs(100, 10) == []
+    assert ids(await store.abandoned_runs(101, 10)) == [waiting.run_id]
 
 
 async def test_a_claim_that_comes_late_does_not_hide_a_later_one(store: Store) -> None:

@@ -263,11 +263,28 @@ async def test_an_engine_may_stop_after_any_write(
             return
 
 
-class _Held(_Stopping):
-    """A collection whose first write waits until it is let go."""
+async def test_a_session_counts_what_its_ended_run_said_though_nobody_comes_after_it(
+    mongodb_uri: str, store: Store
+) -> None:
+    for writes in itertools.count():
+        session_id = f"session {writes}"
+        doing = await _end_a_run(store, session_id)
+        finished = await _do_until_stopped(mongodb_uri, writes, doing)
+        await _drain(store, session_id)
+        session = await store.get_session("default", session_id)
+        assert session is not None
+        assert session.message_count == 2
+        assert len(await store.list_messages("default", session_id, 0, None)) == 2
+        if finished:
+            return
 
-    def __init__(self, collection: Any) -> None:
+
+class _Held(_Stopping):
+    """A collection in which a write, after some others, waits until it is let go."""
+
+    def __init__(self, collection: Any, before: int) -> None:
         super().__init__(collection, _Power(1_000))
+        self._before = before
         self.reached = asyncio.Event()
         self.go_on = asyncio.Event()
 
@@ -277,20 +294,22 @@ class _Held(_Stopping):
             return found
 
         async def write(*args: Any, **more: Any) -> Any:
-            self.reached.set()
-            await self.go_on.wait()
+            self._before -= 1
+            if self._before < 0:
+                self.reached.set()
+                await self.go_on.wait()
             return await found(*args, **more)
 
         return write
 
 
 @asynccontextmanager
-async def _slow_engine(uri: str, slow_at: str) -> AsyncIterator[tuple[Store, _Held]]:
-    """An engine that stands still before its next write to one collection."""
+async def _slow_engine(uri: str, slow_at: str, before: int = 0) -> AsyncIterator[tuple[Store, _Held]]:
+    """An engine that stands still before a write to one collection, its next or a later one."""
     client: Any = AsyncIOMotorClient(uri)
     try:
         whole = await open_collections(client.get_default_database())
-        held = _Held(getattr(whole, slow_at))
+        held = _Held(getattr(whole, slow_at), before)
         async with open_task_group() as group:
             slow = MongoStore(replace(whole, **{slow_at: held}), group)
             try:
@@ -327,7 +346,8 @@ async def test_who_is_late_to_let_go_of_a_session_does_not_take_it_from_the_next
 ) -> None:
     run = await create(store, make_run("s"))
     following = await create(store, make_run("s"))
-    async with _slow_engine(mongodb_uri, "sessions") as (slow, held):
+    # It counts its messages first.
+    async with _slow_engine(mongodb_uri, "sessions", before=1) as (slow, held):
         ending = slow.append(_last(run, 2), end_of(run, *_said(run)))
         await held.reached.wait()
         begun = await store.next_queued("default", "s")

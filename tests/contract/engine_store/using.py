@@ -31,6 +31,9 @@ async def use_everything(store: Store) -> None:
     await store.next_queued("default", "s")
     await store.abandoned_runs(LATER_US, 10)
     await store.renew_leases([second, third], LATER_US)
+    second.writer = "another"
+    await store.renew_leases([second, third], LATER_US)
+    await store.cancelled_runs()
     await store.read_journal(run.run_id, 0, 1)
     await store.read_journal(run.run_id, 2, 10_000)
     await store.last_sequence(run.run_id)

@@ -21,7 +21,9 @@ from retinue.errors import (
     UnimplementedError,
 )
 from retinue_engine.settings import EngineSettings
+from retinue_kit.logs import _add_trace
 from retinue_kit.server import Mount, open_server
+from retinue_kit.tracing import current_traceparent, enter_trace, leave_trace
 from tests.suite import until
 
 SERVICE = "test.v1.Service"
@@ -37,7 +39,7 @@ def app(settings: Any) -> Any:
                 raise RunNotFoundError("there is no run ä", run_id="ä")
             if request == b"slow":
                 await asyncio.Event().wait()
-            return request
+            return (current_traceparent() or "none").encode() if request == b"trace" else request
 
         async def stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
             while True:
@@ -97,7 +99,8 @@ async def test_an_unknown_error_says_nothing_and_is_logged_once(request_: bytes)
                         await call()
                     assert known.value.facts == {"run_id": "ä"}
                     assert known.value.message == "there is no run ä"
-            assert [each["log_level"] for each in logs] == (["error"] if request_ == b"bug" else [])
+            levels = [each["log_level"] for each in logs if each["log_level"] != "debug"]
+            assert levels == (["error"] if request_ == b"bug" else [])
 
 
 async def test_a_call_that_takes_too_long_is_ended() -> None:
@@ -146,3 +149,20 @@ async def test_reflection_lists_the_services() -> None:
 
         found = await asyncio.to_thread(listed)
     assert {SERVICE, "grpc.health.v1.Health"} <= set(found)
+
+
+async def test_the_trace_of_a_caller_is_in_the_logs_and_goes_on_to_whom_it_calls() -> None:
+    trace_id, given = (
+        "0af7651916cd43dd8448eb211c80319c",
+        "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    )
+    access = EngineSettings(address="127.0.0.1:0").access
+    async with app({}) as served, open_channel("x", served.address, access) as channel:
+        assert await unary(channel, b"trace") == b"none"
+        entered = enter_trace(given)
+        try:
+            assert await unary(channel, b"trace") == given.encode()
+            assert _add_trace(None, "", {})["trace_id"] == trace_id
+        finally:
+            leave_trace(entered)
+        assert await unary(channel, b"trace") == b"none"

@@ -19,6 +19,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from retinue.client import Access, open_channel
 from retinue.registry.v1 import service_pb2, service_pb2_grpc
+from retinue_engine.settings import EngineSettings
+from retinue_kit.variables import VARIABLES
+from retinue_mcp_host.settings import McpHostSettings
+from retinue_registry.settings import RegistrySettings
 from tests.rpc.kit.conftest import Service
 
 StartService = Callable[..., Awaitable[Service]]
@@ -165,6 +169,18 @@ async def test_a_second_engine_on_one_file_is_told_in_one_line(start: StartServi
         ({"RETINUE_ENGINE_ADDRESS": "0.0.0.0:0"}, "not a loopback address"),
         ({"RETINUE_ENGINE_ADDRESS": "0.0.0.0:0", "RETINUE_TOKEN": "t"}, "not a loopback address"),
         ({"RETINUE_TLS_CERT_FILE": "/x"}, "RETINUE_TLS_KEY_FILE"),
+        (
+            {
+                "RETINUE_ENGINE_ADDRESS": "0.0.0.0:0",
+                "RETINUE_TLS_CERT_FILE": "/x",
+                "RETINUE_TLS_KEY_FILE": "/x",
+                "RETINUE_TOKEN": "",
+            },
+            "not a loopback address",
+        ),
+        ({"RETINUE_ENGINE_ADDRESS": "here"}, "RETINUE_ENGINE_ADDRESS: 'here' is no address"),
+        ({"RETINUE_ENGINE_ADDRESS": "127.0.0.1:99999"}, "use HOST:PORT"),
+        ({"RETINUE_ENGINE_METRICS_ADDRESS": "127.0.0.1"}, "RETINUE_ENGINE_METRICS_ADDRESS"),
     ],
 )
 async def test_bad_settings_are_told_in_one_line(
@@ -175,6 +191,40 @@ async def test_bad_settings_are_told_in_one_line(
     assert (service.process.returncode, out) == (2, "")
     assert len(err.splitlines()) == 1, err
     assert words in err
+
+
+async def test_a_certificate_that_cannot_be_used_is_told_with_its_setting(
+    start: StartService, tmp_path: Path
+) -> None:
+    (tmp_path / "none.pem").write_text("none")
+    for key, words in (("gone.pem", "RETINUE_TLS_KEY_FILE: "), ("none.pem", "no pair in PEM")):
+        service = await start(
+            ready=False,
+            RETINUE_TLS_CERT_FILE=str(tmp_path / "none.pem"),
+            RETINUE_TLS_KEY_FILE=str(tmp_path / key),
+        )
+        _, err = await service.output()
+        assert service.process.returncode == 1
+        assert words in err.splitlines()[-1]
+
+
+async def test_a_variable_that_nobody_reads_is_told_with_the_nearest(start: StartService) -> None:
+    service = await start(RETINUE_MAX_ACTIV_RUNS="3")
+    service.process.send_signal(signal.SIGTERM)
+    _, err = await service.output()
+    told = json.loads(err.splitlines()[0])
+    assert (told["level"], told["variable"]) == ("warning", "RETINUE_MAX_ACTIV_RUNS")
+    assert told["nearest"] == "RETINUE_MAX_ACTIVE_RUNS"
+
+
+def test_the_table_of_variables_is_that_of_the_settings() -> None:
+    read = {"RETINUE_DEBUG", "RETINUE_PROTOS"}
+    for settings in (RegistrySettings, McpHostSettings, EngineSettings):
+        own = settings.service.upper().replace("-", "_")
+        for name in settings.model_fields:
+            prefix = f"{own}_" if name in {"address", "metrics_address"} else ""
+            read.add(f"RETINUE_{prefix}{name.upper()}")
+    assert read == VARIABLES
 
 
 async def test_any_address_is_open_where_that_is_said_in_so_many_words(start: StartService) -> None:

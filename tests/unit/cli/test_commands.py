@@ -15,6 +15,7 @@ from retinue.engine.v1 import run_pb2, session_pb2
 from retinue.errors import (
     ComponentNotFoundError,
     InvalidArgumentError,
+    ServiceUnavailableError,
     UnauthenticatedError,
     Violation,
 )
@@ -172,6 +173,14 @@ def test_a_session_is_shown_as_it_was_said(teller: StoryTeller, capsys: pytest.C
         (
             InvalidArgumentError("the run is wrong", violations=[Violation("run.message", "is too long")]),
             "error: the run is wrong\n  run.message: is too long\n",
+        ),
+        (
+            ServiceUnavailableError("…; last error: Ssl handshake failed", service="engine", address="a:1"),
+            (
+                "error: the engine at a:1 cannot be called with TLS as it is set here: "
+                "RETINUE_TLS_CA_FILE names the certificates to trust; "
+                "without it RETINUE_TLS=true trusts the system's\n"
+            ),
         ),
         (
             UnauthenticatedError("the token is wrong"),

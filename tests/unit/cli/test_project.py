@@ -24,6 +24,11 @@ def test_init_makes_a_project_and_says_what_to_type_next(
     assert load_script(tmp_path / "shop" / "model.yaml").rules
 
 
+def test_a_folder_with_a_space_is_named_as_a_shell_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "my shop"]) == 0
+    assert "cd 'my shop'" in capsys.readouterr().out
+
+
 def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.yaml").write_text("mine")
     assert main(["init"]) == 1

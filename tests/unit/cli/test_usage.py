@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import retinue_cli
 from retinue import client
 from retinue.registry.v1 import component_pb2
 from retinue_cli import call
@@ -98,3 +99,16 @@ def test_a_terminal_without_unicode_gets_plain_symbols(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, check=True)
     assert done.stdout.startswith(b"+ made ")
     assert b"?" not in done.stdout.replace(b"Tokyo?", b"")
+
+
+def test_without_the_extra_the_command_says_what_to_install() -> None:
+    code = (
+        "import sys\n"
+        "sys.path = [p for p in sys.path if 'site-packages' not in p]\n"
+        f"sys.path.append({str(Path(retinue_cli.__file__).parents[1])!r})\n"
+        "from retinue_cli.__main__ import main\nsys.exit(main(['runs']))\n"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'retinue[cli]'" in done.stderr

@@ -1,7 +1,7 @@
 """One channel to one service: how it is opened, how calls carry the token, how failures come out."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,8 @@ class Access:
     tls: bool = False
     ca_file: Path | None = None
     """The certificates to trust; those of the system where it is None. Implies `tls`."""
+    trace: Callable[[], str | None] | None = field(default=None, repr=False)
+    """Asked at each call for the W3C `traceparent` to send with it."""
 
     @classmethod
     def from_environment(cls) -> "Access":
@@ -60,11 +62,20 @@ class Access:
 class ServiceChannel:
     """Calls of one service. Every failure comes out as a RetinueError."""
 
-    def __init__(self, channel: grpc.aio.Channel, service: str, address: str, token: str | None) -> None:
+    def __init__(self, channel: grpc.aio.Channel, service: str, address: str, access: Access) -> None:
         self.channel = channel
         self.service = service
         self.address = address
-        self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {token}"),) if token else ()
+        self._trace = access.trace
+        self._metadata: tuple[tuple[str, str], ...] = (
+            (("authorization", f"Bearer {access.token}"),) if access.token else ()
+        )
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with a call: the token, and the trace that it belongs to."""
+        traceparent = self._trace() if self._trace else None
+        return (*self._metadata, ("traceparent", traceparent)) if traceparent else self._metadata
 
     async def unary(
         self,
@@ -118,4 +129,4 @@ async def open_channel(service: str, address: str, access: Access) -> AsyncItera
     else:
         channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
     async with channel:
-        yield ServiceChannel(channel, service, address, access.token)
+        yield ServiceChannel(channel, service, address, access)

@@ -127,7 +127,7 @@ class _Talk:
         return FAILED if self._failed and not self._interactive else 0
 
     async def _open(self, stack: AsyncExitStack) -> "Client":
-        from retinue.registry.v1 import component_pb2  # noqa: PLC0415 - imports gRPC
+        from retinue.registry.v1 import component_pb2
 
         client = await stack.enter_async_context(self._call.open_client())
         try:

@@ -72,10 +72,10 @@ async def apply(
     ] = None,
 ) -> None:
     """Store the components of files in the registry, all or none."""
-    from google.protobuf.json_format import ParseDict  # noqa: PLC0415 - not needed for `--help`
+    from google.protobuf.json_format import ParseDict
 
-    from retinue.registry.v1 import component_pb2  # noqa: PLC0415
-    from retinue_cli.loader import load_components  # noqa: PLC0415
+    from retinue.registry.v1 import component_pb2
+    from retinue_cli.loader import load_components
 
     paths = [*(file or ()), *(more or ())]
     if not paths:
@@ -116,7 +116,7 @@ async def validate(
 
     Each problem comes with its file, line and the way out.
     """
-    from retinue_cli.loader import run_loader  # noqa: PLC0415
+    from retinue_cli.loader import run_loader
 
     where = path or find_project()
     if where is None:
@@ -156,7 +156,7 @@ def _show(output: Output, component: "component_pb2.Component") -> None:
     if output.as_json:
         output.object(component)
         return
-    import yaml  # noqa: PLC0415 - only for people
+    import yaml
 
     output.raw(yaml.safe_dump(to_json(component), sort_keys=False, allow_unicode=True, width=100))
 

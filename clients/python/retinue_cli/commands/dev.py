@@ -52,7 +52,7 @@ def model(
 
 async def _serve(script: Path, host: str, port: int, on_ready: Callable[[str], None]) -> None:
     try:
-        from retinue_cli.scripted_model import ScriptError, serve_scripted_model  # noqa: PLC0415 - imports aiohttp
+        from retinue_cli.scripted_model import ScriptError, serve_scripted_model
     except ModuleNotFoundError as error:
         raise CommandError(
             f"the scripted model needs {error.name}, which is not installed: `pip install 'retinue[cli]'`"

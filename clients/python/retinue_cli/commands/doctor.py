@@ -33,8 +33,8 @@ async def doctor(call: Call) -> None:
 
     Exit status 1 where something is wrong. Keys are looked for in this shell; the engine may have others.
     """
-    from retinue_cli.doctor.components import look_at_components  # noqa: PLC0415 - imports gRPC
-    from retinue_cli.doctor.services import (  # noqa: PLC0415
+    from retinue_cli.doctor.components import look_at_components
+    from retinue_cli.doctor.services import (
         look_at_files,
         look_at_project,
         look_at_services,

@@ -1,5 +1,6 @@
 """`init`: a project that runs, without a key and without a network."""
 
+import shlex
 import shutil
 import sys
 from importlib.resources import files
@@ -52,7 +53,7 @@ def init(
     output.line()
     output.line("Next:")
     if not here:
-        output.line(f"  cd {folder}", style="bold")
+        output.line(f"  cd {shlex.quote(str(folder))}", style="bold")
     output.line("  retinue up", style="bold")
     output.line("and in another terminal:")
     output.line('  retinue run assistant "What time is it in Tokyo?"', style="bold")

@@ -163,7 +163,7 @@ async def cancel(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for whoever reads the run later.")] = "",
 ) -> None:
     """Ask a run to end: its model calls and tool calls are cancelled."""
-    from retinue_cli.events import CANCELLED, FAILED, SUCCEEDED  # noqa: PLC0415
+    from retinue_cli.events import CANCELLED, FAILED, SUCCEEDED
 
     output = call.output
     async with call.open_client() as client:

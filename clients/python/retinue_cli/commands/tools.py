@@ -29,7 +29,7 @@ async def tools(
 
     Those that do not run are started. Exit status 1 where one fails.
     """
-    from retinue.mcphost.v1 import tool_pb2  # noqa: PLC0415 - imports gRPC
+    from retinue.mcphost.v1 import tool_pb2
 
     output = call.output
     async with call.open_client() as client:
@@ -55,7 +55,7 @@ async def tools(
 
 async def server_names(client: "Client") -> list[str]:
     """The names of all MCP servers that the registry knows."""
-    from retinue.registry.v1 import component_pb2  # noqa: PLC0415 - imports gRPC
+    from retinue.registry.v1 import component_pb2
 
     kind = component_pb2.COMPONENT_KIND_MCP_SERVER
     return [component.name async for component in client.components.list(kind)]

@@ -131,7 +131,7 @@ async def _up(
 
 
 async def _wait_healthy(call: Call, addresses: Mapping[str, str]) -> None:
-    from retinue_cli.suite.health import wait_healthy  # noqa: PLC0415 - imports gRPC
+    from retinue_cli.suite.health import wait_healthy
 
     async with asyncio.TaskGroup() as checks:
         for service in SERVICES:
@@ -143,17 +143,17 @@ async def _wait_healthy(call: Call, addresses: Mapping[str, str]) -> None:
 
 async def _first_look(call: Call, addresses: Mapping[str, str], announcer: UpAnnouncer) -> None:
     """Say what is wrong in the project's files, and what to type next."""
-    from retinue.client import open_client  # noqa: PLC0415 - imports gRPC
-    from retinue.errors import RetinueError  # noqa: PLC0415
-    from retinue.registry.v1 import component_pb2  # noqa: PLC0415
+    from retinue.client import open_client
+    from retinue.errors import RetinueError
+    from retinue.registry.v1 import component_pb2
 
     agent = ""
     try:
         async with asyncio.timeout(_ASK_TIMEOUT_S):
             async with open_client(registry=addresses["registry"], access=call.access) as client:
                 problems = [
-                    f"{problem.path}:{problem.line}: {problem.message}"
-                    async for problem in client.components.problems()
+                    ": ".join(filter(None, (f"{each.path}:{each.line}", each.field, each.message)))
+                    async for each in client.components.problems()
                 ]
                 agents = client.components.list(component_pb2.COMPONENT_KIND_AGENT, page_size=1)
                 agent = next(iter([each.name async for each in agents]), "")

@@ -89,7 +89,7 @@ async def _closed_here(base_url: str) -> int:
 
 
 async def _mcp_servers(client: "Client", names: list[str]) -> list[Finding]:
-    from retinue.mcphost.v1 import tool_pb2  # noqa: PLC0415 - only here
+    from retinue.mcphost.v1 import tool_pb2
 
     found: list[Finding] = []
     for start in range(0, len(names), _SERVERS_AT_ONCE):

@@ -13,10 +13,10 @@ async def check_health(
     service: str, address: str, access: "Access", *, timeout_s: float = CHECK_TIMEOUT_S
 ) -> None:
     """Return when a service answers that it serves. Raises a RetinueError where it does not."""
-    from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415 - imports gRPC
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    from retinue.client import open_channel  # noqa: PLC0415 - imports gRPC
-    from retinue.errors import ServiceUnavailableError  # noqa: PLC0415
+    from retinue.client import open_channel
+    from retinue.errors import ServiceUnavailableError
 
     async with open_channel(service, address, access) as channel:
         stub = health_pb2_grpc.HealthStub(channel.channel)
@@ -28,8 +28,8 @@ async def check_health(
 
 async def wait_healthy(service: str, address: str, access: "Access", *, timeout_s: float) -> None:
     """Return once a service answers that it serves; the last RetinueError where it does not in time."""
-    from retinue.client.backoff import backoff_s  # noqa: PLC0415 - imports gRPC
-    from retinue.errors import RetinueError  # noqa: PLC0415
+    from retinue.client.backoff import backoff_s
+    from retinue.errors import RetinueError
 
     last: RetinueError | None = None
     waits = backoff_s()

@@ -48,7 +48,7 @@ class Service:
             )
 
 
-REGISTRY = Service("registry", "retinue_registry", REGISTRY_ADDRESS, "127.0.0.1:7411", "yaml")
+REGISTRY = Service("registry", "retinue_registry", REGISTRY_ADDRESS, "127.0.0.1:7411", "structlog")
 MCP_HOST = Service("mcp-host", "retinue_mcp_host", MCP_HOST_ADDRESS, "127.0.0.1:7412", "mcp")
 ENGINE = Service("engine", "retinue_engine", ENGINE_ADDRESS, "127.0.0.1:7413", "litellm")
 

@@ -70,14 +70,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. A secret reference does not resolve in the service
     that needs it. {"reference": "${env:OPENAI_API_KEY}", "field": "api_key"}
     """
-    ERROR_REASON_REVISION_EXPIRED: _ErrorReason.ValueType  # 24
-    """OUT_OF_RANGE. The revision to watch from is older than what is kept; list
-    again. {"revision": "4", "oldest": "120"}
-    """
-    ERROR_REASON_COMPONENT_OWNED_BY_FILE: _ErrorReason.ValueType  # 25
-    """FAILED_PRECONDITION. A file owns the component; change the file.
-    {"file": "retinue.yaml", "line": "12"}
-    """
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 26
     """ABORTED. The component has changed since the caller read it; the etag is
     the current one, empty where it does not exist.
@@ -100,10 +92,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MCP_REQUEST_REFUSED: _ErrorReason.ValueType  # 44
     """INVALID_ARGUMENT. The MCP server refused the request, for example for bad
     arguments. {"server": "time", "code": "-32602"}
-    """
-    ERROR_REASON_MCP_SERVER_NOT_ALLOWED: _ErrorReason.ValueType  # 45
-    """PERMISSION_DENIED. The operator does not allow this server to be launched
-    or reached. {"server": "time"}
     """
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 60
     """NOT_FOUND. No such run. {"run_id": "run-5d8f..."}"""
@@ -222,14 +210,6 @@ ERROR_REASON_SECRET_NOT_FOUND: ErrorReason.ValueType  # 23
 """FAILED_PRECONDITION. A secret reference does not resolve in the service
 that needs it. {"reference": "${env:OPENAI_API_KEY}", "field": "api_key"}
 """
-ERROR_REASON_REVISION_EXPIRED: ErrorReason.ValueType  # 24
-"""OUT_OF_RANGE. The revision to watch from is older than what is kept; list
-again. {"revision": "4", "oldest": "120"}
-"""
-ERROR_REASON_COMPONENT_OWNED_BY_FILE: ErrorReason.ValueType  # 25
-"""FAILED_PRECONDITION. A file owns the component; change the file.
-{"file": "retinue.yaml", "line": "12"}
-"""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 26
 """ABORTED. The component has changed since the caller read it; the etag is
 the current one, empty where it does not exist.
@@ -252,10 +232,6 @@ ERROR_REASON_MCP_PROTOCOL_ERROR: ErrorReason.ValueType  # 43
 ERROR_REASON_MCP_REQUEST_REFUSED: ErrorReason.ValueType  # 44
 """INVALID_ARGUMENT. The MCP server refused the request, for example for bad
 arguments. {"server": "time", "code": "-32602"}
-"""
-ERROR_REASON_MCP_SERVER_NOT_ALLOWED: ErrorReason.ValueType  # 45
-"""PERMISSION_DENIED. The operator does not allow this server to be launched
-or reached. {"server": "time"}
 """
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. No such run. {"run_id": "run-5d8f..."}"""

@@ -241,6 +241,7 @@ class ToolCall(_message.Message):
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """`default` where it is empty."""
     tool: _builtins.str
@@ -253,6 +254,10 @@ class ToolCall(_message.Message):
     """
     run_id: _builtins.str
     """The run that calls, for logs and counts; empty outside a run."""
+    traceparent: _builtins.str
+    """The trace that the call belongs to, as in W3C's `traceparent` header; a
+    stream of calls has one header for all. Empty where there is none.
+    """
     @_builtins.property
     def server(self) -> Global___ServerRef:
         """The server that has the tool."""
@@ -266,10 +271,11 @@ class ToolCall(_message.Message):
         arguments_json: _builtins.str = ...,
         idempotency_key: _builtins.str = ...,
         run_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "idempotency_key", b"idempotency_key", "namespace", b"namespace", "run_id", b"run_id", "server", b"server", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "idempotency_key", b"idempotency_key", "namespace", b"namespace", "run_id", b"run_id", "server", b"server", "tool", b"tool", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
