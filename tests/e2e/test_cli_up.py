@@ -127,6 +127,12 @@ def test_a_wrong_script_is_said_with_its_line(project: Project) -> None:
     assert "model.yaml:1" in done.stderr
 
 
+def test_another_script_can_play_the_model(project: Project) -> None:
+    (project.folder / "other.yaml").write_text("default: {text: from the other}\n")
+    with project.up("--model-script", "other.yaml"):
+        assert project.retinue("run", "assistant", "hello", "-q").stdout == "from the other\n"
+
+
 def test_problems_of_the_files_are_said_and_the_rest_works(project: Project) -> None:
     (project.folder / "broken.yaml").write_text("agents:\n  x: {llm: nobody}\n")
     with project.up() as up:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -11,7 +12,7 @@ from retinue.common.v1 import error_pb2
 from retinue.mcphost.v1 import service_pb2, tool_pb2
 from retinue.registry.v1 import mcp_server_pb2
 
-from .hosting import Host, until
+from .hosting import Host, Registry, open_host, until
 
 
 async def test_tools_are_listed_with_schemas_hints_and_display_names(host: Host) -> None:
@@ -52,6 +53,16 @@ async def test_fifty_callers_at_once_start_one_process(host: Host) -> None:
     assert [result.content[0].text for result in results] == [str(number) for number in range(50)]
     assert len(host.pids()) == 1
     assert len(host.lines("lists")) == 1
+
+
+async def test_no_more_connections_are_open_than_allowed(registry: Registry, tmp_path: Path) -> None:
+    async with open_host(registry, tmp_path, max_connections=1) as host:
+        host.stdio("raw", "raw_server.py")
+        host.stdio("sdk", "sdk_server.py")
+        await host.call("raw", "echo", '{"text": "a"}')
+        with pytest.raises(errors.McpServerUnavailableError, match="RETINUE_MAX_CONNECTIONS"):
+            await host.call("sdk", "echo", '{"text": "b"}')
+        await host.call("raw", "echo", '{"text": "c"}')
 
 
 async def test_an_unknown_tool_names_the_nearest(host: Host) -> None:

@@ -52,6 +52,12 @@ def test_the_exit_status_says_how_the_run_ended(teller: StoryTeller, end: object
     assert main(["watch", stories.RUN_ID, "--after", "2"]) == status
 
 
+def test_history_can_be_asked_for_over_an_agent_that_leaves_it_out(teller: StoryTeller) -> None:
+    teller.story = stories.numbered(stories.succeeded())
+    assert main(["run", "assistant", "hello", "--history"]) == 0
+    assert teller.requests[0].options.include_history
+
+
 def test_every_option_of_a_run_is_sent(teller: StoryTeller) -> None:
     teller.story = stories.numbered(stories.succeeded())
     given = "--llm gpt --temperature 0 --top-p 0.5 --max-output-tokens 9 --seed 0 --stop END --stop FIN"
