@@ -8,8 +8,8 @@ import grpc from '@grpc/grpc-js';
 import protoLoader from '@grpc/proto-loader';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
-const protos = process.env.RETINUE_PROTOS ?? path.join(here, '..', '..', 'protos');
-const address = process.env.RETINUE_ENGINE_ADDRESS ?? '127.0.0.1:7403';
+const protos = process.env.RETINUE_PROTOS || path.join(here, '..', '..', 'protos');
+const address = process.env.RETINUE_ENGINE_ADDRESS || '127.0.0.1:7403';
 const [agent, message] = process.argv.slice(2);
 if (!agent || !message) {
   console.error('usage: node stream.js AGENT MESSAGE');
