@@ -1,48 +1,77 @@
 """Accepting a run: checked, resolved, and stored before the caller has its answer."""
 
 import hashlib
-import secrets
-import time
+from dataclasses import dataclass
 
-from retinue.engine.v1 import run_pb2
-from retinue.engine.v1.service_pb2 import RunRequest
-from retinue.errors import InvalidArgumentError, RequestIdReusedError, RetinueError, Violation
+from retinue.engine.v1.run_pb2 import RunOrigin
+from retinue.engine.v1.service_pb2 import (
+    SESSION_BUSY_POLICY_INTERRUPT,
+    SESSION_BUSY_POLICY_REJECT,
+    InlineFile,
+    RunRequest,
+)
+from retinue.errors import RequestIdReusedError, RetinueError
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
+from retinue_engine.agent.output import OutputSchema
 from retinue_engine.closures import Closures
-from retinue_engine.convert import now_us, run_started
+from retinue_engine.convert import attachment_of, now_us, run_started
+from retinue_engine.dispatcher import Dispatcher
 from retinue_engine.history import definition_from
-from retinue_engine.journal import encode_record
-from retinue_engine.store import RunRow, SessionTakenError, Store
+from retinue_engine.ids import new_run_id, new_session_id, new_writer
+from retinue_engine.store import (
+    NOT_FINAL_STATES,
+    BlobRow,
+    Control,
+    RunFilter,
+    RunRow,
+    SessionTakenError,
+    Store,
+)
 from retinue_engine.supervisor import Supervisor
+from retinue_engine.violations import check_request
 
-MAX_MESSAGE_BYTES = 512 * 1024
-MAX_SESSION_ID = 256
-MAX_REQUEST_ID = 128
-MAX_LABELS = 64
-MAX_LABEL = 256
+_PAGE = 100
+INTERRUPTED = "interrupted by a newer run of the session"
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A request that is in order, with what it resolves to."""
+
+    namespace: str
+    request: RunRequest
+    digest: bytes
+    resolved: ResolveComponentResponse
+    definition: bytes
+    origin: RunOrigin | None
 
 
 class Acceptance:
     """Takes requests to run something and makes them runs."""
 
-    def __init__(self, store: Store, closures: Closures, supervisor: Supervisor) -> None:
+    def __init__(
+        self, store: Store, closures: Closures, supervisor: Supervisor, dispatcher: Dispatcher
+    ) -> None:
         self._store = store
         self._closures = closures
         self._supervisor = supervisor
+        self._dispatcher = dispatcher
 
-    async def accept(self, request: RunRequest) -> RunRow:
-        """Store a run and begin it; return it as stored. The same request_id finds the same run."""
-        _check(request)
+    async def accept(self, request: RunRequest, origin: RunOrigin | None = None) -> RunRow:
+        """Store a run and begin it; return it as stored. The same request_id finds the same run.
+
+        With `origin` it goes on from where another run stood.
+        """
+        check_request(request, goes_on=origin is not None)
         request.namespace = namespace = request.namespace or "default"
-        digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        asked = request.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(asked + (origin.SerializeToString() if origin else b"")).digest()
         try:
-            self._supervisor.check_room()
-            target = request.target
-            resolved = await self._closures.resolve(namespace, target.kind, target.name, request.options.llm)
-            # What cannot work is refused now: a key that is missing here, a setting that fits no transport.
+            resolved = await self._resolve(namespace, request)
             definition = resolved.SerializeToString()
-            for llm in definition_from(definition, request.options.SerializeToString()).llms:
-                llm.endpoint()
+            self._check_definition(definition, request)
+            if self._dispatcher.full or request.session_id:
+                await self._dispatcher.check_queue()
         except RetinueError:
             # The store finds a known request when it is to store it; one that comes again is answered too
             # where it could not begin now.
@@ -52,46 +81,83 @@ class Acceptance:
             if known is None:
                 raise
             return _same(known, digest)
+        if request.session_id and request.session_busy == SESSION_BUSY_POLICY_INTERRUPT:
+            await self._interrupt(namespace, request)
+        accepted = _Accepted(namespace, request, digest, resolved, definition, origin)
         while True:
             try:
-                return await self._create(namespace, request, digest, resolved, definition)
+                return await self._create(accepted)
             except SessionTakenError:
                 continue  # the generated id exists: draw again
 
-    async def _create(
-        self,
-        namespace: str,
-        request: RunRequest,
-        digest: bytes,
-        resolved: ResolveComponentResponse,
-        definition: bytes,
-    ) -> RunRow:
-        run_id = new_run_id()
+    async def _resolve(self, namespace: str, request: RunRequest) -> ResolveComponentResponse:
+        target = request.target
+        return await self._closures.resolve(namespace, target.kind, target.name, request.options.llm)
+
+    def _check_definition(self, definition: bytes, request: RunRequest) -> None:
+        """Refuse now what cannot work: a key that is missing here, a setting that fits no transport."""
+        agent = definition_from(definition, request.options.SerializeToString())
+        for llm in agent.llms:
+            llm.endpoint()
+        if request.options.output_schema_json:
+            OutputSchema(request.options.output_schema_json, "run.options.output_schema_json")
+
+    async def _interrupt(self, namespace: str, request: RunRequest) -> None:
+        """Cancel the runs of the session that have not ended, unless the request is known already."""
+        if request.request_id and await self._store.find_request(namespace, request.request_id):
+            return
+        which = RunFilter(namespace, request.session_id, states=NOT_FINAL_STATES)
+        # The newest first: what is queued does not begin when the one before it ends.
+        while rows := await self._store.list_runs(which, None, _PAGE):
+            for row in rows:
+                await self._dispatcher.control(namespace, row.run_id, Control(cancel_reason=INTERRUPTED))
+            if len(rows) < _PAGE:
+                return
+
+    async def _create(self, accepted: _Accepted) -> RunRow:
+        request = accepted.request
+        stored_request = RunRequest()
+        stored_request.CopyFrom(request)
+        # The bytes have a place of their own; what was asked is kept in the first event and in the request.
+        del stored_request.files[:]
+        create_us = now_us()
+        queue_us = request.queue_timeout.ToMicroseconds()
+        origin = accepted.origin
         row = RunRow(
-            run_id=run_id,
-            namespace=namespace,
-            root_run_id=run_id,
+            run_id=new_run_id(),
+            namespace=accepted.namespace,
+            root_run_id="",
             request_id=request.request_id,
-            request_digest=digest,
-            target_kind=resolved.component.kind,
-            target_name=resolved.component.name,
-            target_version=resolved.component.version,
-            session_id=request.session_id or f"agent-{secrets.token_hex(4)}",
-            create_us=now_us(),
-            request=request.SerializeToString(),
-            definition=definition,
-            writer=self._supervisor.new_writer(),
+            request_digest=accepted.digest,
+            target_kind=accepted.resolved.component.kind,
+            target_name=accepted.resolved.component.name,
+            target_version=accepted.resolved.component.version,
+            session_id=request.session_id or new_session_id(),
+            create_us=create_us,
+            request=stored_request.SerializeToString(),
+            definition=accepted.definition,
+            writer=new_writer(),
             lease_us=self._supervisor.lease_us(),
+            origin_run_id=origin.run_id if origin else "",
+            origin_sequence=origin.sequence if origin else 0,
+            priority=request.priority,
+            expire_us=create_us + queue_us if queue_us else None,
         )
-        event = run_started(row, request, resolved)
-        first = encode_record(run_id, row.writer, [event], 1)
-        stored = await self._supervisor.accept(row, first, new_session=not request.session_id)
-        return stored if stored.run_id == run_id else _same(stored, digest)
+        row.root_run_id = row.run_id
+        blobs = [_blob(row.run_id, file) for file in request.files]
+        stored = await self._dispatcher.accept(
+            row,
+            run_started(row, request, accepted.resolved, map(attachment_of, blobs)),
+            new_session=not request.session_id,
+            blobs=blobs,
+            reject_busy=request.session_busy == SESSION_BUSY_POLICY_REJECT,
+        )
+        return stored if stored.run_id == row.run_id else _same(stored, accepted.digest)
 
 
-def new_run_id() -> str:
-    """`run-` and 24 hex digits; ids made later sort later, which keeps the store's pages together."""
-    return f"run-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+def _blob(run_id: str, file: InlineFile) -> BlobRow:
+    blob_id = f"blob-{hashlib.sha256(file.data).hexdigest()}"
+    return BlobRow(run_id, blob_id, file.mime_type, file.name, file.data)
 
 
 def _same(known: RunRow, digest: bytes) -> RunRow:
@@ -103,62 +169,3 @@ def _same(known: RunRow, digest: bytes) -> RunRow:
             run_id=known.run_id,
         )
     return known
-
-
-def _check(request: RunRequest) -> None:
-    violations = list(_violations(request))
-    if violations:
-        raise InvalidArgumentError("the run cannot be accepted as it is", violations=violations)
-
-
-def _violations(request: RunRequest) -> "list[Violation]":
-    found = []
-    if not request.target.name:
-        found.append(Violation("run.target.name", "is missing: name the agent to run"))
-    if request.target.version:
-        found.append(Violation("run.target.version", "runs use the current version: leave it 0"))
-    size = len(request.message.encode())
-    if not size:
-        found.append(Violation("run.message", "is empty: say what to ask"))
-    if size > MAX_MESSAGE_BYTES:
-        found.append(
-            Violation("run.message", f"has {size} bytes and a run takes {MAX_MESSAGE_BYTES}: send less")
-        )
-    if len(request.session_id) > MAX_SESSION_ID:
-        found.append(Violation("run.session_id", f"is longer than {MAX_SESSION_ID} characters"))
-    if len(request.request_id) > MAX_REQUEST_ID:
-        found.append(Violation("run.request_id", f"is longer than {MAX_REQUEST_ID} characters"))
-    if len(request.labels) > MAX_LABELS:
-        found.append(Violation("run.labels", f"are more than {MAX_LABELS}"))
-    found.extend(
-        Violation(f"run.labels[{name!r}]", f"is longer than {MAX_LABEL} characters")
-        for name, value in request.labels.items()
-        if len(name) > MAX_LABEL or len(value) > MAX_LABEL
-    )
-    return found + _option_violations(request.options)
-
-
-def _option_violations(options: run_pb2.RunOptions) -> "list[Violation]":
-    found = []
-    for name, least, most in (("max_iterations", 1, 1000), ("tool_concurrency", 1, 128)):
-        value = getattr(options, name)
-        if options.HasField(name) and not least <= value <= most:  # type: ignore[arg-type]
-            found.append(Violation(f"run.options.{name}", f"is {value}: use {least} to {most}"))
-    if options.HasField("timeout") and options.timeout.ToNanoseconds() <= 0:
-        found.append(Violation("run.options.timeout", "must be above 0"))
-    budget = options.budget
-    for name, least in (("max_tokens", 1), ("max_cost_nano_usd", 0), ("max_tool_calls", 0)):
-        if budget.HasField(name) and getattr(budget, name) < least:  # type: ignore[arg-type]
-            found.append(Violation(f"run.options.budget.{name}", f"must be at least {least}"))
-    generation = options.generation
-    for name, least_f, most_f in (("temperature", 0, 2), ("top_p", 0, 1)):
-        value = getattr(generation, name)
-        if generation.HasField(name) and not least_f <= value <= most_f:  # type: ignore[arg-type]
-            found.append(
-                Violation(f"run.options.generation.{name}", f"is {value}: use {least_f} to {most_f}")
-            )
-    if generation.HasField("max_output_tokens") and generation.max_output_tokens < 1:
-        found.append(Violation("run.options.generation.max_output_tokens", "must be at least 1"))
-    if len(generation.stop) > 4:  # noqa: PLR2004 - what the OpenAI protocol takes
-        found.append(Violation("run.options.generation.stop", "are more than 4"))
-    return found

@@ -5,17 +5,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from retinue.client import open_channel
-from retinue_engine import servicer_runs, servicer_sessions
+from retinue_engine import servicer_inputs, servicer_runs, servicer_sessions
 from retinue_engine.acceptance import Acceptance
-from retinue_engine.agent.loop import Means
+from retinue_engine.agent.work import Means
 from retinue_engine.closures import open_closures
 from retinue_engine.host_toolbox import open_host_toolbox
+from retinue_engine.keeping import open_keepers
 from retinue_engine.llm.pricing import PriceTable
 from retinue_engine.llm.routing import open_models
+from retinue_engine.retention import open_retention
 from retinue_engine.settings import EngineSettings
 from retinue_engine.store import Store
 from retinue_engine.store_sqlite import open_sqlite_store
-from retinue_engine.supervisor import open_supervisor
 from retinue_engine.working import Worker
 from retinue_kit.server import Mount
 
@@ -44,16 +45,23 @@ async def open_app(settings: EngineSettings) -> AsyncIterator[Sequence[Mount]]:
         models = await enter(open_models())
         prices = PriceTable()
         await asyncio.to_thread(prices.warm)
-        worker = Worker(store, Means(models, toolbox, prices))
-        supervisor = await enter(
-            open_supervisor(
-                store, worker.work, lease_s=settings.lease_s, max_active_runs=settings.max_active_runs
+        worker = Worker(store, Means(models, toolbox, prices, settings.max_depth))
+        keepers = await enter(
+            open_keepers(
+                store,
+                worker.work,
+                lease_s=settings.lease_s,
+                max_active_runs=settings.max_active_runs,
+                max_queued_runs=settings.max_queued_runs,
             )
         )
-        acceptance = Acceptance(store, closures, supervisor)
-        runs = servicer_runs.RunServicer(store, acceptance, supervisor, settings.heartbeat_s)
+        acceptance = Acceptance(store, closures, keepers.supervisor, keepers.dispatcher)
+        await enter(open_retention(store, days=settings.retain_days, sessions=settings.retain_sessions))
+        runs = servicer_runs.RunServicer(store, acceptance, keepers, settings.heartbeat_s)
+        inputs = servicer_inputs.InputServicer(store, keepers.dispatcher)
         sessions = servicer_sessions.SessionServicer(store)
         yield [
             Mount(servicer_runs.SERVICE, runs.add_to),
+            Mount(servicer_inputs.SERVICE, inputs.add_to),
             Mount(servicer_sessions.SERVICE, sessions.add_to),
         ]

@@ -1,141 +1,26 @@
 """Between the protos of other services and what the engine's own code works with."""
 
 import time
-from typing import Literal
+from collections.abc import Iterable
 
-from google.protobuf.duration_pb2 import Duration
-
-from retinue.engine.v1 import event_pb2, run_pb2, session_pb2
+from retinue.common.v1.usage_pb2 import Cost, Usage
+from retinue.engine.v1 import event_pb2, input_pb2, run_pb2, session_pb2
+from retinue.engine.v1.attachment_pb2 import Attachment
 from retinue.engine.v1.service_pb2 import RunRequest
-from retinue.registry.v1 import agent_pb2, component_pb2, llm_pb2
+from retinue.registry.v1 import component_pb2
+from retinue.registry.v1.agent_pb2 import Budget as BudgetMessage
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
-from retinue_engine.definition import (
-    CONNECT_TIMEOUT_S,
-    HOST_GRACE_S,
-    LLM_TIMEOUT_S,
-    MAX_ITERATIONS,
-    MAX_RETRIES,
-    TOOL_CALL_TIMEOUT_S,
-    TOOL_CONCURRENCY,
-    AgentDefinition,
-    Budget,
-    LlmDefinition,
-    Server,
-)
-from retinue_engine.llm.model import Generation
-from retinue_engine.llm.pricing import Price
-from retinue_engine.llm.routing import choose_transport
-from retinue_engine.store import MessageRow, RunRow, SessionRow
-
-_TRANSPORTS: dict[int, Literal["auto", "direct", "litellm"]] = {
-    llm_pb2.LLM_TRANSPORT_UNSPECIFIED: "auto",
-    llm_pb2.LLM_TRANSPORT_AUTO: "auto",
-    llm_pb2.LLM_TRANSPORT_DIRECT: "direct",
-    llm_pb2.LLM_TRANSPORT_LITELLM: "litellm",
-}
+from retinue_engine.definition import AgentDefinition, Budget
+from retinue_engine.outcome import set_seconds
+from retinue_engine.store import BlobRow, InputRow, MessageRow, RunRow, SessionRow
 
 
-def agent_definition(resolved: ResolveComponentResponse, options: run_pb2.RunOptions) -> AgentDefinition:
-    """The agent that a closure describes, with a run's options over its own settings."""
-    spec = resolved.component.agent
-    dependencies = {(each.kind, each.name): each for each in resolved.dependencies}
-    names = dict.fromkeys([options.llm or spec.llm, *spec.fallback_llms])
-    llms = tuple(
-        _llm_definition(
-            name,
-            dependencies[component_pb2.COMPONENT_KIND_LLM, name].llm,
-            options.generation,
-            spec.generation,
-        )
-        for name in names
-    )
-    return AgentDefinition(
-        name=resolved.component.name,
-        system_prompt=spec.system_prompt,
-        llms=llms,
-        servers=tuple(
-            _server(dependencies[component_pb2.COMPONENT_KIND_MCP_SERVER, name]) for name in spec.mcp_servers
-        ),
-        max_iterations=_first_set("max_iterations", MAX_ITERATIONS, options, spec),
-        tool_concurrency=_first_set("tool_concurrency", TOOL_CONCURRENCY, options, spec),
-        include_history=bool(_first_set("include_history", 1, options, spec)),
-        timeout_s=_seconds(options.timeout) or _seconds(spec.timeout) or None,
-        budget=_budget(options.budget, spec.budget),
-    )
-
-
-def _budget(run: agent_pb2.Budget, agent: agent_pb2.Budget) -> Budget:
-    merged = agent_pb2.Budget()
-    merged.CopyFrom(agent)
-    merged.MergeFrom(run)
-    return Budget(
-        max_tokens=merged.max_tokens if merged.HasField("max_tokens") else None,
-        max_cost_nano_usd=merged.max_cost_nano_usd if merged.HasField("max_cost_nano_usd") else None,
-        max_tool_calls=merged.max_tool_calls if merged.HasField("max_tool_calls") else None,
-    )
-
-
-def _server(component: component_pb2.Component) -> Server:
-    spec = component.mcp_server
-    connect_s = _seconds(spec.connect_timeout) or CONNECT_TIMEOUT_S
-    call_s = _seconds(spec.call_timeout) or TOOL_CALL_TIMEOUT_S
-    return Server(component.name, component.version, connect_s + call_s + HOST_GRACE_S)
-
-
-def _first_set(name: str, default: int, *levels: run_pb2.RunOptions | agent_pb2.AgentSpec) -> int:
-    for level in levels:
-        if level.HasField(name):  # type: ignore[arg-type]
-            return int(getattr(level, name))
-    return default
-
-
-def _seconds(duration: Duration) -> float:
-    return duration.seconds + duration.nanos / 1e9
-
-
-def _generation(*levels: llm_pb2.GenerationSettings) -> Generation:
-    merged = llm_pb2.GenerationSettings()
-    for level in reversed(levels):
-        if level.stop:
-            del merged.stop[:]
-        merged.MergeFrom(level)
-
-    return Generation(
-        temperature=merged.temperature if merged.HasField("temperature") else None,
-        top_p=merged.top_p if merged.HasField("top_p") else None,
-        max_output_tokens=merged.max_output_tokens if merged.HasField("max_output_tokens") else None,
-        seed=merged.seed if merged.HasField("seed") else None,
-        stop=tuple(merged.stop),
-    )
-
-
-def _llm_definition(name: str, spec: llm_pb2.LlmSpec, *over: llm_pb2.GenerationSettings) -> LlmDefinition:
-    protocol: Literal["openai_chat"] | None = (
-        "openai_chat" if spec.protocol == llm_pb2.LLM_PROTOCOL_OPENAI_CHAT else None
-    )
-    price = spec.price
-    return LlmDefinition(
-        name=name,
-        model=spec.model,
-        transport=choose_transport(_TRANSPORTS[spec.transport], protocol),
-        protocol=protocol,
-        base_url=spec.base_url or None,
-        api_key=spec.api_key,
-        headers=dict(spec.headers),
-        generation=_generation(*over, spec.generation),
-        timeout_s=_seconds(spec.timeout) or LLM_TIMEOUT_S,
-        max_retries=spec.max_retries if spec.HasField("max_retries") else MAX_RETRIES,
-        price=Price(
-            price.input_nano_usd_per_million if price.HasField("input_nano_usd_per_million") else None,
-            price.output_nano_usd_per_million if price.HasField("output_nano_usd_per_million") else None,
-            price.cached_input_nano_usd_per_million
-            if price.HasField("cached_input_nano_usd_per_million")
-            else None,
-        ),
-    )
-
-
-def run_started(run: RunRow, request: RunRequest, resolved: ResolveComponentResponse) -> event_pb2.RunEvent:
+def run_started(
+    run: RunRow,
+    request: RunRequest,
+    resolved: ResolveComponentResponse,
+    attachments: Iterable[Attachment] = (),
+) -> event_pb2.RunEvent:
     """The first event of a run."""
     event = event_pb2.RunEvent(run_id=run.run_id, sequence=1)
     seconds, micros = divmod(run.create_us, 1_000_000)
@@ -149,6 +34,9 @@ def run_started(run: RunRow, request: RunRequest, resolved: ResolveComponentResp
     started.message = request.message
     for each in resolved.dependencies:
         started.dependencies.add(kind=each.kind, name=each.name, version=each.version)
+    if run.origin_run_id:
+        started.origin.run_id, started.origin.sequence = run.origin_run_id, run.origin_sequence
+    started.attachments.extend(attachments)
     return event
 
 
@@ -168,7 +56,13 @@ def run_to_proto(row: RunRow) -> run_pb2.Run:
         session_id=row.session_id,
         message=request.message,
         labels=request.labels,
+        parent_run_id=row.parent_run_id,
+        path=row.path,
+        pause_requested=row.pause_reason is not None,
+        priority=row.priority,
     )
+    if row.origin_run_id:
+        run.origin.run_id, run.origin.sequence = row.origin_run_id, row.origin_sequence
     run.create_time.FromMicroseconds(row.create_us)
     if row.end_us is not None:
         run.end_time.FromMicroseconds(row.end_us)
@@ -177,11 +71,88 @@ def run_to_proto(row: RunRow) -> run_pb2.Run:
     return run
 
 
+def settings_to_proto(agent: AgentDefinition) -> run_pb2.RunSettings:
+    """What a run runs with, as callers see it: no secrets."""
+    settings = run_pb2.RunSettings(
+        max_iterations=agent.max_iterations,
+        tool_concurrency=agent.tool_concurrency,
+        include_history=agent.include_history,
+        budget=_budget(agent.budget),
+        session_budget=_budget(agent.session_budget),
+        output_schema_json=agent.output_schema_json,
+        max_repairs=agent.max_repairs,
+        max_context_tokens=agent.max_context_tokens,
+        stall_after=agent.stall_after,
+        system_prompt=agent.system_prompt,
+    )
+    if agent.timeout_s is not None:
+        set_seconds(settings.timeout, agent.timeout_s)
+    set_seconds(settings.input_timeout, agent.input_timeout_s)
+    for llm in agent.llms:
+        shown = settings.llms.add(
+            name=llm.name, model=llm.model, transport=llm.transport, max_retries=llm.max_retries
+        )
+        set_seconds(shown.timeout, llm.timeout_s)
+        writes = llm.generation
+        shown.generation.stop.extend(writes.stop)
+        for name in ("temperature", "top_p", "max_output_tokens", "seed"):
+            value = getattr(writes, name)
+            if value is not None:
+                setattr(shown.generation, name, value)
+    return settings
+
+
+def _budget(budget: Budget) -> BudgetMessage:
+    shown = BudgetMessage(
+        max_tokens=budget.max_tokens,
+        max_cost_nano_usd=budget.max_cost_nano_usd,
+        max_tool_calls=budget.max_tool_calls,
+        max_turns=budget.max_turns,
+    )
+    if budget.max_duration_s is not None:
+        set_seconds(shown.max_duration, budget.max_duration_s)
+    return shown
+
+
+def input_to_proto(row: InputRow) -> input_pb2.InputRequest:
+    """A request for input as callers see it."""
+    request = input_pb2.InputRequest.FromString(row.request)
+    request.state = input_pb2.InputState.ValueType(row.state)
+    if row.answer is not None:
+        request.answer.MergeFromString(row.answer)
+    return request
+
+
+def attachment_of(blob: BlobRow) -> Attachment:
+    """A blob as events and callers name it."""
+    return Attachment(
+        blob_id=blob.blob_id, mime_type=blob.mime_type, name=blob.name, size_bytes=len(blob.data)
+    )
+
+
 def session_to_proto(row: SessionRow) -> session_pb2.Session:
     """A session as callers see it."""
+    totals = row.totals
     session = session_pb2.Session(
-        session_id=row.session_id, namespace=row.namespace, message_count=row.message_count
+        session_id=row.session_id,
+        namespace=row.namespace,
+        message_count=row.message_count,
+        labels=row.labels,
+        active_run_id=row.active_run_id or "",
+        totals=session_pb2.SessionTotals(
+            runs=totals.runs,
+            usage=Usage(
+                input_tokens=totals.input_tokens,
+                output_tokens=totals.output_tokens,
+                cached_input_tokens=totals.cached_input_tokens,
+                reasoning_tokens=totals.reasoning_tokens,
+            ),
+            cost=Cost(nano_usd=totals.nano_usd, unknown=totals.unknown_cost),
+            turns=totals.turns,
+            tool_calls=totals.tool_calls,
+        ),
     )
+    set_seconds(session.totals.duration, totals.duration_us / 1_000_000)
     session.create_time.FromMicroseconds(row.create_us)
     session.update_time.FromMicroseconds(row.update_us)
     return session

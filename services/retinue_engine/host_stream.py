@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -10,10 +11,11 @@ import grpc
 from retinue.client import ServiceChannel
 from retinue.errors import RetinueError, ServiceUnavailableError, error_from_facts
 from retinue.mcphost.v1 import service_pb2, service_pb2_grpc, tool_pb2
+from retinue_engine.host_requests import CallRequests
 from retinue_engine.tools import OnProgress
 
 _Rpc = grpc.aio.StreamStreamCall[service_pb2.StreamToolCallsRequest, service_pb2.StreamToolCallsResponse]
-_Call = tuple["asyncio.Future[tool_pb2.ToolResult]", OnProgress]
+_Call = tuple["asyncio.Future[tool_pb2.ToolResult]", OnProgress, CallRequests | None]
 
 
 class HostStream:
@@ -32,13 +34,17 @@ class HostStream:
         self._failure: RetinueError | None = None
 
     async def call(
-        self, call_id: int, call: tool_pb2.ToolCall, on_progress: OnProgress
+        self,
+        call_id: int,
+        call: tool_pb2.ToolCall,
+        on_progress: OnProgress,
+        requests: CallRequests | None = None,
     ) -> tool_pb2.ToolResult:
         """Make a call. Raises its failure, ServiceUnavailableError where the stream ends before it."""
         if self._failure:
             raise self._failure
         future: asyncio.Future[tool_pb2.ToolResult] = asyncio.get_running_loop().create_future()
-        self._calls[call_id] = (future, on_progress)
+        self._calls[call_id] = (future, on_progress, requests)
         self._send(service_pb2.ToolCallCommand(call_id=call_id, start=call))
         try:
             return await future
@@ -77,7 +83,7 @@ class HostStream:
         call = self._calls.get(update.call_id)
         if call is None or call[0].done():
             return
-        future, on_progress = call
+        future, on_progress, requests = call
         which = update.WhichOneof("update")
         if which == "result":
             future.set_result(update.result)
@@ -91,7 +97,19 @@ class HostStream:
                 on_progress(progress.progress, total, progress.message)
             except RetinueError as error:
                 # Its own run cannot take it; the other runs' calls on this stream go on.
-                future.set_exception(error)
+                self._give_up(update.call_id, error)
+        elif requests is None:
+            return
+        elif which == "request":
+            requests.take(update.request, partial(self._give_up, update.call_id))
+        elif which == "request_closed":
+            requests.close(update.request_closed.request_id)
+
+    def _give_up(self, call_id: int, error: RetinueError) -> None:
+        call = self._calls.get(call_id)
+        if call is not None and not call[0].done():
+            call[0].set_exception(error)
+            self._send(service_pb2.ToolCallCommand(call_id=call_id, cancel=service_pb2.CancelToolCall()))
 
     def fail_calls(self) -> None:
         """Answer the calls that are left: their outcome is not known."""
@@ -100,7 +118,7 @@ class HostStream:
             service=self._channel.service,
             address=self._channel.address,
         )
-        for future, _ in self._calls.values():
+        for future, *_ in self._calls.values():
             if not future.done():
                 future.set_exception(self._failure)
 

@@ -10,11 +10,18 @@ import structlog
 
 from retinue.client import ServiceChannel, Tools
 from retinue.client.backoff import backoff_s
-from retinue.errors import McpTimeoutError, RetinueError, ServiceUnavailableError, error_from_facts
-from retinue.mcphost.v1 import service_pb2, tool_pb2
+from retinue.errors import (
+    McpServerRequestNotFoundError,
+    McpTimeoutError,
+    RetinueError,
+    ServiceUnavailableError,
+    error_from_facts,
+)
+from retinue.mcphost.v1 import service_pb2, service_pb2_grpc, tool_pb2
 from retinue_engine.definition import Server
+from retinue_engine.host_requests import CallRequests
 from retinue_engine.host_stream import HostStream, open_host_stream
-from retinue_engine.tools import OnProgress, Tool, ToolAnswer, ToolList, ToolRequest
+from retinue_engine.tools import OnProgress, OnRequest, Tool, ToolAnswer, ToolList, ToolRequest
 from retinue_kit.tasks import open_task_group
 from retinue_kit.tracing import current_traceparent
 
@@ -26,6 +33,9 @@ STREAM_WAIT_S = 10.0
 LIST_TRIES = 3
 """How often a list is asked for while the host breaks off: it changes nothing there."""
 
+ANSWER_TRIES = 3
+"""How often an answer to a server is sent while the host cannot be reached."""
+
 _ListKey = tuple[str, tuple[Server, ...]]
 
 
@@ -34,6 +44,7 @@ class HostToolbox:
 
     def __init__(self, channel: ServiceChannel) -> None:
         self._channel = channel
+        self._stub = service_pb2_grpc.McpHostServiceStub(channel.channel)
         self._stream: HostStream | None = None
         self._standing = asyncio.Event()
         self._lists: dict[_ListKey, ToolList] = {}
@@ -118,6 +129,7 @@ class HostToolbox:
                 name=tool.name,
                 read_only=tool.annotations.read_only,
                 idempotent=tool.annotations.idempotent,
+                destructive=not tool.annotations.HasField("destructive") or tool.annotations.destructive,
             )
             function = {
                 "name": tool.display_name,
@@ -127,7 +139,9 @@ class HostToolbox:
             functions.append({"type": "function", "function": function})
         return ToolList(by_name, functions)
 
-    async def call_tool(self, request: ToolRequest, on_progress: OnProgress) -> ToolAnswer:
+    async def call_tool(
+        self, request: ToolRequest, on_progress: OnProgress, on_request: OnRequest | None = None
+    ) -> ToolAnswer:
         stream = self._stream or await self._wait_for_stream()
         call = tool_pb2.ToolCall(
             namespace=request.namespace,
@@ -137,11 +151,17 @@ class HostToolbox:
             idempotency_key=request.idempotency_key,
             run_id=request.run_id,
             traceparent=current_traceparent() or "",
+            accepts_elicitation=on_request is not None,
+            accepts_sampling=on_request is not None,
         )
         limit_s = request.tool.server.call_limit_s
+        requests: CallRequests | None = None
         try:
-            async with asyncio.timeout(limit_s):
-                return _answer(await stream.call(next(self._call_ids), call, on_progress))
+            async with asyncio.timeout(limit_s) as clock:
+                if on_request is not None:
+                    server = request.tool.server.name
+                    requests = CallRequests(server, on_request, clock, self._answer_server)
+                return _answer(await stream.call(next(self._call_ids), call, on_progress, requests))
         except TimeoutError:
             server = request.tool.server.name
             raise McpTimeoutError(
@@ -149,6 +169,23 @@ class HostToolbox:
                 server=server,
                 timeout_s=f"{limit_s:g}",
             ) from None
+        finally:
+            if requests is not None:
+                await requests.aclose()
+
+    async def _answer_server(self, answer: service_pb2.AnswerServerRequestRequest) -> None:
+        waits = backoff_s()
+        for left in reversed(range(ANSWER_TRIES)):
+            try:
+                await self._channel.unary(self._stub.AnswerServerRequest, answer)
+            except McpServerRequestNotFoundError:
+                return  # answered by a try before this one, or nobody waits for it any more
+            except ServiceUnavailableError:
+                if not left:
+                    raise
+                await asyncio.sleep(next(waits))
+            else:
+                return
 
     async def _wait_for_stream(self) -> HostStream:
         try:

@@ -8,8 +8,9 @@ import structlog
 
 from retinue.engine.v1 import event_pb2, service_pb2
 from retinue.errors import ClaimLostError, PayloadTooLargeError, RetinueError, StoreUnavailableError
+from retinue_engine.effects import merged
 from retinue_engine.feed import Feed
-from retinue_engine.store import JournalRecord, RunOutcome, Store
+from retinue_engine.store import Effects, JournalRecord, Store
 
 log = structlog.get_logger()
 
@@ -63,7 +64,8 @@ class Journal:
         self._pending_bytes = 0
         self._texts: list[str] = []
         self._text_length = 0
-        self._outcome: RunOutcome | None = None
+        self._text_kind = ""
+        self._effects: list[tuple[int, Effects]] = []
         self._in_flight = False
         self._scheduled = False
         self._failure: RetinueError | None = None
@@ -94,35 +96,43 @@ class Journal:
         self._pending.append(event)
         self._schedule()
 
+    def attach(self, effects: Effects) -> None:
+        """Append with the last event what follows from it."""
+        self._effects.append((self._head, effects))
+
     def emit_text(self, run_id: str, path: str, text: str) -> None:
         """Append text that a model wrote. Texts that wait together become one event."""
+        self._emit_delta(run_id, path, text, "text_delta")
+
+    def emit_reasoning(self, run_id: str, path: str, text: str) -> None:
+        """Append text that a model thought, likewise."""
+        self._emit_delta(run_id, path, text, "reasoning_delta")
+
+    def _emit_delta(self, run_id: str, path: str, text: str, kind: str) -> None:
         if self._failure or not text:
             return
         if len(text) > MAX_TEXT:
             for start in range(0, len(text), MAX_TEXT):
-                self.emit_text(run_id, path, text[start : start + MAX_TEXT])
+                self._emit_delta(run_id, path, text[start : start + MAX_TEXT], kind)
             return
         self._pending_bytes += 4 * len(text)
         if self._texts:
             last = self._pending[-1]
             self._text_length += len(text)
-            if self._text_length <= MAX_TEXT and last.path == path and last.run_id == run_id:
+            same = kind == self._text_kind and last.path == path and last.run_id == run_id
+            if same and self._text_length <= MAX_TEXT:
                 self._texts.append(text)
                 return
         self._seal_text()
         self._text_length = len(text)
-        event = event_pb2.RunEvent(run_id=run_id, path=path, text_delta=event_pb2.TextDelta())
+        self._text_kind = kind
+        event = event_pb2.RunEvent(run_id=run_id, path=path)
         self._head += 1
         event.sequence = self._head
         stamp(event)
         self._pending.append(event)
         self._texts.append(text)
         self._schedule()
-
-    def finish(self, event: event_pb2.RunEvent, outcome: RunOutcome) -> None:
-        """Append the last event, and with it what follows from it."""
-        self.emit(event)
-        self._outcome = outcome
 
     async def commit(self) -> None:
         """Wait until all that was emitted is durable. Raises ClaimLostError."""
@@ -151,7 +161,7 @@ class Journal:
 
     def _seal_text(self) -> None:
         if self._texts:
-            self._pending[-1].text_delta.text = "".join(self._texts)
+            getattr(self._pending[-1], self._text_kind).text = "".join(self._texts)
             self._texts.clear()
 
     def _schedule(self) -> None:
@@ -176,22 +186,25 @@ class Journal:
             events, self._pending = events[:count], events[count:]
         self._pending_bytes = sum(event.ByteSize() + _FRAME_BYTES for event in self._pending)
         record = encode_record(self._root_run_id, self._writer, events, events[-1].sequence)
-        self._append(record, None if self._pending else self._outcome)
+        self._append(record, self._take_effects(record.last_sequence) if self._effects else None)
 
-    def _append(self, record: JournalRecord, outcome: RunOutcome | None) -> None:
+    def _take_effects(self, through: int) -> Effects | None:
+        taken = [effects for sequence, effects in self._effects if sequence <= through]
+        self._effects = self._effects[len(taken) :]
+        return merged(taken)
+
+    def _append(self, record: JournalRecord, effects: Effects | None) -> None:
         self._in_flight = True
-        self._store.append(record, outcome).add_done_callback(
-            lambda done: self._appended(record, outcome, done)
+        self._store.append(record, effects).add_done_callback(
+            lambda done: self._appended(record, effects, done)
         )
 
-    def _appended(
-        self, record: JournalRecord, outcome: RunOutcome | None, done: "asyncio.Future[None]"
-    ) -> None:
+    def _appended(self, record: JournalRecord, effects: Effects | None, done: "asyncio.Future[None]") -> None:
         error = None if done.cancelled() else done.exception()
         if done.cancelled() or isinstance(error, StoreUnavailableError):
             # Nothing is shown that is not stored, and nothing is given up: the store is asked again.
             log.warning("append failed, trying again", run_id=self._root_run_id, error=str(error))
-            asyncio.get_running_loop().call_later(self._retry_s, self._append, record, outcome)
+            asyncio.get_running_loop().call_later(self._retry_s, self._append, record, effects)
             self._retry_s = min(self._retry_s * 2, RETRY_LONGEST_S)
             return
         self._in_flight = False

@@ -1,4 +1,4 @@
-"""What an engine does by the clock where engines share a store: keeps its runs, hears of cancels, looks."""
+"""What an engine does by the clock where engines share a store: keeps its runs, hears of commands, looks."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from retinue_engine.store import RunRow, Store
 log = structlog.get_logger()
 
 HEAR_S = 0.1
-"""How often the store is asked, for all runs together, which ones are to end."""
+"""How often the store is asked, for all runs together, for which ones there is a word."""
 
 LOOK_S = 1.0
 """How often the store is asked for runs that nobody works on."""
@@ -30,14 +30,18 @@ class Runs(Protocol):
     def held(self) -> Sequence[RunRow]:
         """Those that it works on."""
 
-    def hear_cancelled(self, run_id: str, reason: str) -> None:
-        """A run is to end, whoever works on it."""
+    async def hear(self, run_ids: Sequence[str]) -> None:
+        """There is a word for runs, whoever works on them."""
 
     def hear_lost(self, run: RunRow) -> None:
         """Another engine has taken a run over."""
 
     def lease_us(self) -> int:
         """When a lease that begins now is over."""
+
+
+class Finder(Protocol):
+    """Who takes over runs."""
 
     async def sweep(self) -> bool:
         """Take over what nobody works on; whether there may be more at once."""
@@ -46,9 +50,10 @@ class Runs(Protocol):
 class Leases:
     """Three endless tasks. Nothing here decides what is right: a lease only says when to try."""
 
-    def __init__(self, store: Store, runs: Runs, lease_s: float) -> None:
+    def __init__(self, store: Store, runs: Runs, finder: Finder, lease_s: float) -> None:
         self._store = store
         self._runs = runs
+        self._finder = finder
         self._lease_s = lease_s
         self._heard_at = asyncio.get_running_loop().time()
         self._patient_until = 0.0
@@ -74,17 +79,16 @@ class Leases:
                     self._runs.hear_lost(run)
 
     async def hear(self) -> None:
-        """Hear of the cancels that came to other engines."""
+        """Hear of the cancels, pauses and answers that came to other engines."""
         while True:
             await asyncio.sleep(HEAR_S)
             try:
-                cancelled = await self._store.cancelled_runs()
+                commanded = await self._store.commanded_runs()
+                self._reached()
+                if commanded:
+                    await self._runs.hear(commanded)
             except RetinueError as error:
-                log.warning("cannot hear of cancels, trying again", error=error.message)
-                continue
-            self._reached()
-            for run_id, reason in cancelled:
-                self._runs.hear_cancelled(run_id, reason)
+                log.warning("cannot hear what people want of runs, trying again", error=error.message)
 
     def _reached(self) -> None:
         """Note that the store answers.
@@ -111,7 +115,7 @@ class Leases:
             if not self._may_look():
                 continue
             try:
-                more = await self._runs.sweep()
+                more = await self._finder.sweep()
             except RetinueError as error:
                 log.warning("cannot look for runs that nobody works on, trying again", error=error.message)
 

@@ -1,12 +1,19 @@
 """How a run ended: the result that its last event and its row hold."""
 
-from collections.abc import Sequence
-
 from google.protobuf.duration_pb2 import Duration
 
 from retinue.engine.v1 import run_pb2
-from retinue.errors import RetinueError
-from retinue_engine.store import RunOutcome, RunRow
+from retinue.engine.v1.run_pb2 import StopReason
+from retinue.errors import (
+    BudgetExceededError,
+    MaxIterationsReachedError,
+    OutputInvalidError,
+    RetinueError,
+    RunExpiredError,
+    RunStalledError,
+    RunTimeoutError,
+)
+from retinue_engine.agent.conversation import Conversation
 
 MAX_MESSAGE = 16 * 1024
 """Most characters of an error's message or fact in a result."""
@@ -27,14 +34,45 @@ def run_error(error: RetinueError) -> run_pb2.RunError:
     )
 
 
-def run_outcome(row: RunRow, result: run_pb2.RunResult, end_us: int, messages: Sequence[str]) -> RunOutcome:
-    """What follows from a run's last event."""
-    return RunOutcome(
-        namespace=row.namespace,
-        run_id=row.run_id,
-        session_id=row.session_id,
-        state=result.state,
-        end_us=end_us,
-        result=result.SerializeToString(),
-        messages=messages,
+_STOPS: dict[type[RetinueError], StopReason.ValueType] = {
+    MaxIterationsReachedError: run_pb2.STOP_REASON_MAX_ITERATIONS,
+    BudgetExceededError: run_pb2.STOP_REASON_BUDGET,
+    RunTimeoutError: run_pb2.STOP_REASON_TIMEOUT,
+    RunExpiredError: run_pb2.STOP_REASON_TIMEOUT,
+    RunStalledError: run_pb2.STOP_REASON_STALLED,
+    OutputInvalidError: run_pb2.STOP_REASON_OUTPUT_INVALID,
+}
+
+
+def succeeded() -> run_pb2.RunResult:
+    """The beginning of the result of a run whose model gave its last word."""
+    return run_pb2.RunResult(state=run_pb2.RUN_STATE_SUCCEEDED, stop_reason=run_pb2.STOP_REASON_COMPLETED)
+
+
+def failed(error: RetinueError) -> run_pb2.RunResult:
+    """The beginning of the result of a run that an error ended."""
+    stop = _STOPS.get(type(error), run_pb2.STOP_REASON_ERROR)
+    return run_pb2.RunResult(state=run_pb2.RUN_STATE_FAILED, error=run_error(error), stop_reason=stop)
+
+
+def cancelled(reason: str) -> run_pb2.RunResult:
+    """The beginning of the result of a run that somebody cancelled."""
+    return run_pb2.RunResult(
+        state=run_pb2.RUN_STATE_CANCELLED,
+        cancel_reason=reason,
+        stop_reason=run_pb2.STOP_REASON_CANCELLED,
     )
+
+
+def fill_result(result: run_pb2.RunResult, conversation: Conversation, duration_us: int) -> None:
+    """Set what a run said and used."""
+    spent = conversation.spent
+    result.output = conversation.output
+    result.finish_reason = conversation.finish_reason
+    result.usage.CopyFrom(spent.usage)
+    result.cost.CopyFrom(spent.cost)
+    result.turns = spent.turns
+    result.tool_calls = spent.tool_calls
+    result.retries = spent.retries
+    result.repairs = conversation.repairs
+    set_seconds(result.duration, duration_us / 1_000_000)

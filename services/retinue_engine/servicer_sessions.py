@@ -1,15 +1,18 @@
 """SessionService on the wire."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
 from retinue.engine.v1 import service_pb2, service_pb2_grpc
-from retinue.errors import SessionNotFoundError
-from retinue_engine.convert import message_to_proto, session_to_proto
-from retinue_engine.store import SessionRow, Store
+from retinue.errors import InvalidArgumentError, SessionNotFoundError
+from retinue_engine.convert import message_to_proto, run_to_proto, session_to_proto
+from retinue_engine.store import RunFilter, RunRow, SessionRow, Store
+from retinue_engine.violations import labels
 from retinue_kit.paging import decode_page_token, encode_page_token, page_limit
 
+_PAGE = 500
 SERVICE = "retinue.engine.v1.SessionService"
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -37,7 +40,9 @@ class SessionServicer(service_pb2_grpc.SessionServiceServicer):
         limit = page_limit(request.page_size)
         place = decode_page_token(request.page_token, int, str)
         before = (int(place[0]), str(place[1])) if place else None
-        rows = await self._store.list_sessions(request.namespace or "default", before, limit + 1)
+        rows = await self._store.list_sessions(
+            request.namespace or "default", before, limit + 1, dict(request.labels)
+        )
         more = len(rows) > limit
         rows = rows[:limit]
         return service_pb2.ListSessionsResponse(
@@ -60,10 +65,58 @@ class SessionServicer(service_pb2_grpc.SessionServiceServicer):
             next_page_token=encode_page_token([rows[-1].position]) if more else "",
         )
 
+    async def UpdateSession(
+        self, request: service_pb2.UpdateSessionRequest, _context: Context
+    ) -> service_pb2.UpdateSessionResponse:
+        violations = list(labels("labels", request.labels))
+        if violations:
+            raise InvalidArgumentError("the labels cannot be taken as they are", violations=violations)
+        row = await self._store.label_session(
+            request.namespace or "default", request.session_id, dict(request.labels)
+        )
+        if row is None:
+            raise _not_found(request.session_id)
+        return service_pb2.UpdateSessionResponse(session=session_to_proto(row))
+
+    async def DeleteSession(
+        self, request: service_pb2.DeleteSessionRequest, _context: Context
+    ) -> service_pb2.DeleteSessionResponse:
+        deleted = await self._store.delete_session(request.namespace or "default", request.session_id)
+        if deleted is None:
+            raise _not_found(request.session_id)
+        return service_pb2.DeleteSessionResponse(deleted_runs=deleted)
+
+    async def ExportSession(
+        self, request: service_pb2.ExportSessionRequest, _context: Context
+    ) -> AsyncIterator[service_pb2.ExportSessionResponse]:
+        session = await self._find(request.namespace, request.session_id)
+        yield service_pb2.ExportSessionResponse(session=session_to_proto(session))
+        after = 0
+        while rows := await self._store.list_messages(session.namespace, session.session_id, after, _PAGE):
+            for message in rows:
+                yield service_pb2.ExportSessionResponse(message=message_to_proto(message))
+            after = rows[-1].position
+        for run in await self._runs_of(session):
+            yield service_pb2.ExportSessionResponse(run=run_to_proto(run))
+
+    async def _runs_of(self, session: SessionRow) -> list[RunRow]:
+        """The runs of a session without their children, the oldest first."""
+        which = RunFilter(session.namespace, session.session_id)
+        found: list[RunRow] = []
+        before: tuple[int, str] | None = None
+        while rows := await self._store.list_runs(which, before, _PAGE):
+            found += rows
+            before = (rows[-1].create_us, rows[-1].run_id)
+        return found[::-1]
+
     async def _find(self, namespace: str, session_id: str) -> SessionRow:
         row = await self._store.get_session(namespace or "default", session_id)
         if row is None:
-            raise SessionNotFoundError(
-                f"there is no session {session_id!r}: `retinue sessions` lists them", session_id=session_id
-            )
+            raise _not_found(session_id)
         return row
+
+
+def _not_found(session_id: str) -> SessionNotFoundError:
+    return SessionNotFoundError(
+        f"there is no session {session_id!r}: `retinue sessions` lists them", session_id=session_id
+    )

@@ -30,7 +30,15 @@ class EngineSettings(ServiceSettings):
     lease_s: float = Field(default=15.0, gt=0)
     """How long after its last sign an engine's runs are left alone by the others on the same MongoDB."""
     max_active_runs: int = Field(default=10_000, ge=1)
-    """How many runs this engine works on at once; one more is refused."""
+    """How many runs this engine works on at once; one more is queued."""
+    max_queued_runs: int = Field(default=100_000, ge=1)
+    """How many runs may be queued in the store; one more is refused."""
+    max_depth: int = Field(default=5, ge=0)
+    """How deep agents may call agents; 0: not at all."""
+    retain_days: float | None = Field(default=None, gt=0)
+    """Sessions that were not used for so long are deleted with their runs; kept where it is not set."""
+    retain_sessions: int | None = Field(default=None, ge=1)
+    """How many sessions of a namespace are kept, those used last; all where it is not set."""
     heartbeat_s: float = Field(default=20.0, gt=0)
     """How long a stream may be silent before an empty message says that it is alive."""
 

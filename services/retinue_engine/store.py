@@ -1,19 +1,27 @@
 """What the engine keeps, and the interface of where it keeps it. The store is the only truth."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from retinue.engine.v1.input_pb2 import INPUT_STATE_PENDING
 from retinue.engine.v1.run_pb2 import (
     RUN_STATE_CANCELLED,
     RUN_STATE_FAILED,
+    RUN_STATE_PAUSED,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
     RUN_STATE_SUCCEEDED,
+    RUN_STATE_WAITING,
 )
 
 FINAL_STATES = frozenset({RUN_STATE_SUCCEEDED, RUN_STATE_FAILED, RUN_STATE_CANCELLED})
+NOT_FINAL_STATES = (RUN_STATE_QUEUED, RUN_STATE_RUNNING, RUN_STATE_PAUSED, RUN_STATE_WAITING)
+SUSPENDED_STATES = frozenset({RUN_STATE_PAUSED, RUN_STATE_WAITING})
+
+NOW = 0
+"""As `attention_us`: somebody has a word for the run, at once."""
 
 
 @dataclass(slots=True)
@@ -43,6 +51,22 @@ class RunRow:
     """What a canceller said; None where nobody cancelled."""
     lease_us: int = 0
     """When others may try to take the run over; decides nothing but when to try."""
+    parent_run_id: str = ""
+    """Empty for the root of a tree. A child has no lease, no claim and no session of its own."""
+    path: str = ""
+    """A child's place in its tree."""
+    origin_run_id: str = ""
+    """The run that it goes on from; empty where it begins anew."""
+    origin_sequence: int = 0
+    priority: int = 0
+    """Among queued runs, higher ones begin first."""
+    expire_us: int | None = None
+    """When it fails if it is still queued then; None: never."""
+    pause_reason: str | None = None
+    """What a person said who asked it to pause; None where nobody did, or it is to go on."""
+    attention_us: int | None = None
+    """NOW: there is a word for it (a cancel, a pause, a resume, an answer) that its engine has not heard.
+    Later: when a suspended run is to be taken up, because what it waits for expires. None: neither."""
     # derived
     state: int = RUN_STATE_QUEUED
     end_us: int | None = None
@@ -64,17 +88,108 @@ class JournalRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Totals:
+    """What runs have used; of a session, all that have ended."""
+
+    runs: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    reasoning_tokens: int = 0
+    nano_usd: int = 0
+    unknown_cost: bool = False
+    """Whether the price of some call is not known."""
+    turns: int = 0
+    tool_calls: int = 0
+    duration_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What follows from a run's last record."""
+    """How a run of the tree ended."""
 
     namespace: str
     run_id: str
     session_id: str
+    """Empty for a child: it adds nothing to a session."""
     state: int
     end_us: int
     result: bytes
-    messages: Sequence[str]
+    messages: Sequence[str] = ()
     """What the run adds to its session, in the OpenAI format as JSON."""
+    totals: Totals = Totals()
+    """What it adds to its session's totals, its children included."""
+    closes_inputs: bool = False
+    """Whether requests for input of its tree may be pending, which nobody can answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """That a run tree waits or is paused, and nothing of it stays in memory."""
+
+    run_id: str
+    """The root."""
+    state: int
+    """WAITING or PAUSED; of the root and of its children that have not ended."""
+    attention_us: int | None
+    """When it is to be taken up all the same; never moves an `attention_us` that is NOW."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputRow:
+    """One request for input."""
+
+    input_id: str
+    namespace: str
+    root_run_id: str
+    create_us: int
+    expire_us: int
+    request: bytes
+    """The InputRequest as its event holds it."""
+    state: int = INPUT_STATE_PENDING
+    answer: bytes | None = None
+    """The InputAnswer, once there is one."""
+    received: bool = False
+    """Whether the journal has the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRow:
+    """Bytes that a run's events and messages name."""
+
+    root_run_id: str
+    blob_id: str
+    mime_type: str
+    name: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What follows from a record. All of it can be done again with the same end."""
+
+    children: Sequence[RunRow] = ()
+    """Children that begin, RUNNING."""
+    inputs: Sequence[InputRow] = ()
+    """Requests for input that are made."""
+    received: Sequence[str] = ()
+    """Ids of those whose answer the record holds. One that is still pending has expired: it is CLOSED."""
+    blobs: Sequence[BlobRow] = ()
+    """Stored before the record."""
+    outcomes: Sequence[RunOutcome] = ()
+    """Runs that end; the root last."""
+    suspension: Suspension | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What a person wants of a run; fields that are None say nothing."""
+
+    cancel_reason: str | None = None
+    """Cancel. The first cancel counts."""
+    pause_reason: str | None = None
+    """Pause."""
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +201,10 @@ class SessionRow:
     message_count: int
     create_us: int
     update_us: int
+    active_run_id: str | None = None
+    """The run that has its turn."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    totals: Totals = Totals()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +225,23 @@ class RunFilter:
     session_id: str = ""
     states: Collection[int] = ()
     target_name: str = ""
+    root_run_id: str = ""
+    """The children of this tree; where it is empty, only roots."""
 
 
 class SessionTakenError(Exception):
     """A generated session id exists already; draw another."""
+
+
+class QueuedSession(NamedTuple):
+    """A session that is free and has queued runs."""
+
+    namespace: str
+    session_id: str
+    priority: int
+    """Of its oldest queued run, which is the next to begin."""
+    create_us: int
+    """Of the same run."""
 
 
 class Store(Protocol):
@@ -121,22 +253,37 @@ class Store(Protocol):
     exclusive: bool
     """Whether no other engine can be at work on this store."""
 
-    async def create_run(self, run: RunRow, first: JournalRecord, *, new_session: bool) -> RunRow:
-        """Store a run with its first record; return it as stored, RUNNING or QUEUED behind its session.
+    async def create_run(
+        self,
+        run: RunRow,
+        first: JournalRecord,
+        *,
+        new_session: bool,
+        blobs: Sequence[BlobRow] = (),
+        queue: bool = False,
+        reject_busy: bool = False,
+    ) -> RunRow:
+        """Store a run with its first record and its blobs; return it as stored.
 
-        Where (namespace, request_id) is known, return that run instead and store nothing. Raises
-        SessionTakenError where `new_session` is asked for and the session exists.
+        RUNNING where its session is free, else QUEUED behind it; with `queue` QUEUED in any case. Where
+        (namespace, request_id) is known, return that run instead and store nothing. Raises SessionTakenError
+        where `new_session` is asked for and the session exists, and with `reject_busy` SessionBusyError where
+        the session has a run that has not ended; nothing is stored then.
         """
 
-    def append(self, record: JournalRecord, outcome: RunOutcome | None = None) -> "asyncio.Future[None]":
-        """Append a record, and with a run's last one its outcome; done once it is durable.
+    def append(self, record: JournalRecord, effects: Effects | None = None) -> "asyncio.Future[None]":
+        """Append a record, and what follows from it; done once both are durable.
 
         Fails with ClaimLostError where another claim has appended at the same sequence. Appending the same
-        record again is no error.
+        record again is no error. Effects of a claim that was lost meanwhile change no run.
         """
 
     async def claim(self, run: RunRow, record: JournalRecord, lease_us: int) -> None:
-        """Append a record that takes the run over. Fails with ClaimLostError where another was quicker."""
+        """Append a record that takes a run over. Fails with ClaimLostError where another was quicker.
+
+        A suspended tree is RUNNING again then, and its attention_us None; a run that was RUNNING keeps a word
+        that nobody has heard.
+        """
 
     async def read_journal(self, root_run_id: str, after: int, max_bytes: int) -> list[JournalRecord]:
         """The records that hold events after a sequence, in order: one at least, then up to `max_bytes`."""
@@ -153,11 +300,20 @@ class Store(Protocol):
     async def list_runs(self, which: RunFilter, before: tuple[int, str] | None, limit: int) -> list[RunRow]:
         """Runs, the newest first, that come after a place `(create_us, run_id)` in that order."""
 
-    async def request_cancel(self, namespace: str, run_id: str, reason: str) -> RunRow | None:
-        """Store that a run is to end, unless it has; return it. None where there is none."""
+    async def control_run(self, namespace: str, run_id: str, control: Control) -> RunRow | None:
+        """Store what a person wants of a run, unless it has ended; return it. None where there is none.
+
+        Its `attention_us` is NOW then.
+        """
 
     async def abandoned_runs(self, now_us: int, limit: int) -> list[RunRow]:
-        """Unfinished RUNNING runs whose lease is over, the oldest first."""
+        """RUNNING roots whose lease is over, the oldest first."""
+
+    async def due_runs(self, now_us: int, limit: int) -> list[RunRow]:
+        """Suspended roots whose `attention_us` has come, the most urgent first."""
+
+    async def expired_runs(self, now_us: int, limit: int) -> list[RunRow]:
+        """QUEUED runs whose `expire_us` has come."""
 
     async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[str]:
         """Move the leases of runs that this engine works on; return the ids of those it has lost.
@@ -165,8 +321,16 @@ class Store(Protocol):
         A run whose stored `writer` is another has been taken over: it is left alone.
         """
 
-    async def cancelled_runs(self) -> list[tuple[str, str]]:
-        """(run_id, reason) of all RUNNING runs that somebody cancelled."""
+    async def commanded_runs(self) -> list[str]:
+        """Ids of all RUNNING roots whose `attention_us` is NOW."""
+
+    async def take_commands(self, run_ids: Sequence[str]) -> list[RunRow]:
+        """Set the `attention_us` of RUNNING roots from NOW to None; then read and return them.
+
+        Those that are not RUNNING roots are left out. One without a word is returned all the same: its word
+        may have been taken by a call whose answer did not arrive.
+        In this order: a word that comes in between is either in what is returned or makes it NOW again.
+        """
 
     async def next_queued(self, namespace: str, session_id: str, lease_us: int = 0) -> RunRow | None:
         """Let the oldest queued run of a session that is free begin, and return it; None where none can.
@@ -174,16 +338,78 @@ class Store(Protocol):
         Others leave it alone until its lease is over, which `lease_us` may only move on.
         """
 
-    async def waiting_sessions(self, limit: int) -> list[tuple[str, str]]:
-        """(namespace, session_id) of sessions that are free and have queued runs."""
+    async def queued_namespaces(self) -> list[str]:
+        """Namespaces with QUEUED runs."""
+
+    async def count_queued(self, namespace: str | None = None) -> int:
+        """How many runs are QUEUED, in one namespace or in all."""
+
+    async def free_sessions(self, namespace: str, limit: int) -> list[QueuedSession]:
+        """Sessions that are free and have queued runs: higher priority first, then the older run first."""
+
+    async def get_input(self, namespace: str, input_id: str) -> InputRow | None:
+        """A request for input; None where there is none."""
+
+    async def list_inputs(
+        self,
+        namespace: str,
+        root_run_id: str,
+        before: tuple[int, str] | None,
+        limit: int,
+        *,
+        closed: bool = False,
+    ) -> list[InputRow]:
+        """Requests for input, the newest first, after a place `(create_us, input_id)` in that order.
+
+        Of one tree, or of all where `root_run_id` is empty; PENDING ones, with `closed` the others as well.
+        """
+
+    async def answer_input(self, namespace: str, input_id: str, answer: bytes) -> InputRow | None:
+        """Store the answer of a PENDING request, which is ANSWERED then; return it as stored.
+
+        Where it is answered with this answer, its root's `attention_us` is NOW before this returns. The
+        caller compares what it finds with what it gave. None where there is none.
+        """
+
+    async def answered_inputs(self, root_run_id: str) -> list[InputRow]:
+        """ANSWERED requests of a tree whose answer its journal does not have."""
+
+    async def get_blob(self, root_run_id: str, blob_id: str) -> BlobRow | None:
+        """A blob; None where there is none."""
 
     async def get_session(self, namespace: str, session_id: str) -> SessionRow | None:
         """A session; None where there is none."""
 
     async def list_sessions(
-        self, namespace: str, before: tuple[int, str] | None, limit: int
+        self,
+        namespace: str,
+        before: tuple[int, str] | None,
+        limit: int,
+        labels: Mapping[str, str] | None = None,
     ) -> list[SessionRow]:
-        """Sessions, the newest first, that come after a place `(create_us, session_id)` in that order."""
+        """Sessions, the newest first, that come after a place `(create_us, session_id)` in that order.
+
+        With `labels`, only those that have each of them with its value.
+        """
+
+    async def label_session(
+        self, namespace: str, session_id: str, labels: Mapping[str, str]
+    ) -> SessionRow | None:
+        """Replace a session's labels; return it. None where there is none."""
+
+    async def delete_session(self, namespace: str, session_id: str) -> int | None:
+        """Delete a session with its runs, their children, journals, inputs, blobs and messages.
+
+        Return how many runs there were, children included; None where there is no such session. Raises
+        SessionBusyError where one of them has not ended: nothing is deleted then. Killed in the middle, it
+        can be done again.
+        """
+
+    async def old_sessions(self, before_us: int, limit: int) -> list[tuple[str, str]]:
+        """(namespace, session_id) of free sessions without queued runs, last used before a time."""
+
+    async def surplus_sessions(self, keep: int, limit: int) -> list[tuple[str, str]]:
+        """The same of those beyond the `keep` sessions, free or not, that their namespace used last."""
 
     async def list_messages(
         self, namespace: str, session_id: str, after: int, limit: int | None
@@ -193,14 +419,26 @@ class Store(Protocol):
 
 __all__ = [
     "FINAL_STATES",
+    "NOT_FINAL_STATES",
+    "NOW",
+    "RUN_STATE_PAUSED",
     "RUN_STATE_QUEUED",
     "RUN_STATE_RUNNING",
+    "RUN_STATE_WAITING",
+    "SUSPENDED_STATES",
+    "BlobRow",
+    "Control",
+    "Effects",
+    "InputRow",
     "JournalRecord",
     "MessageRow",
+    "QueuedSession",
     "RunFilter",
     "RunOutcome",
     "RunRow",
     "SessionRow",
     "SessionTakenError",
     "Store",
+    "Suspension",
+    "Totals",
 ]

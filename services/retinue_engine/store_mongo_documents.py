@@ -1,108 +1,43 @@
-"""What the MongoDB store's documents look like, their indexes, and the way between them and rows."""
+"""What the MongoDB store's documents look like, and the way between them and rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, fields
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from pymongo import ASCENDING, IndexModel
-from pymongo.read_concern import ReadConcern
+from pymongo import ASCENDING, DESCENDING
 
-from retinue_engine.store import (
-    RUN_STATE_QUEUED,
-    RUN_STATE_RUNNING,
-    JournalRecord,
-    MessageRow,
-    RunRow,
-    SessionRow,
-)
-from retinue_engine.store_mongo_errors import translated
+from retinue_engine.store import BlobRow, InputRow, JournalRecord, MessageRow, RunRow, SessionRow, Totals
 
 Document = dict[str, Any]
 
 NOT_FINAL = {"$lt": 5}
 """States that are not final: see RunState."""
 
+AT_WORK = {"$gte": 2, "$lte": 4}
+"""States of runs that have begun and not ended."""
+
+IS_ROOT = {"parent_run_id": ""}
+IS_CHILD = {"parent_run_id": {"$gt": ""}}
+
+OLDEST = [("create_us", ASCENDING), ("_id", ASCENDING)]
+NEWEST = [("create_us", DESCENDING), ("_id", DESCENDING)]
+
+DECIDED = "decided"
+"""A session's `deleting` once nothing can stop its deletion; before, it is a token that whoever needs the
+session takes away."""
+
 _RUN_FIELDS = tuple(field.name for field in fields(RunRow) if field.name not in ("run_id", "request_id"))
+_INPUT_FIELDS = tuple(field.name for field in fields(InputRow) if field.name != "input_id")
+_BLOB_FIELDS = tuple(field.name for field in fields(BlobRow))
 
 
-def _index(*names: str, **options: Any) -> IndexModel:
-    return IndexModel([(name, ASCENDING) for name in names], **options)
-
-
-_INDEXES = {
-    "runs": [
-        _index(
-            "namespace",
-            "request_id",
-            name="request",
-            unique=True,
-            partialFilterExpression={"request_id": {"$gt": ""}},
-        ),
-        _index("namespace", "create_us", "_id", name="newest"),
-        _index("namespace", "session_id", "create_us", "_id", name="session"),
-        _index("namespace", "target_name", "create_us", "_id", name="target"),
-        _index("namespace", "state", "create_us", "_id", name="state"),
-        _index(
-            "state",
-            "namespace",
-            "session_id",
-            "create_us",
-            "_id",
-            name="queued",
-            partialFilterExpression={"state": RUN_STATE_QUEUED},
-        ),
-        _index(
-            "state",
-            "lease_us",
-            "create_us",
-            name="leased",
-            partialFilterExpression={"state": RUN_STATE_RUNNING},
-        ),
-        # Empty nearly always: every engine asks for these all the time.
-        _index(
-            "state",
-            "cancel_reason",
-            name="cancelled",
-            partialFilterExpression={"state": RUN_STATE_RUNNING, "cancel_reason": {"$gte": ""}},
-        ),
-    ],
-    "journal": [_index("root_run_id", "first_sequence", name="sequence", unique=True)],
-    "sessions": [_index("namespace", "create_us", "session_id", name="newest")],
-    "messages": [_index("namespace", "session_id", "position", name="position", unique=True)],
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Collections:
-    """The collections of one database; motor has no types of its own."""
-
-    runs: Any
-    journal: Any
-    sessions: Any
-    messages: Any
-
-
-async def open_collections(database: Any) -> Collections:
-    """The collections, with their indexes, which are made where they are missing."""
-    with translated():
-        for name, indexes in _INDEXES.items():
-            await database[name].create_indexes(indexes)
-    return Collections(
-        runs=database["runs"],
-        # Nothing is shown that a failover could take back.
-        journal=database.get_collection("journal", read_concern=ReadConcern("majority")),
-        sessions=database["sessions"],
-        messages=database["messages"],
-    )
-
-
-def run_document(run: RunRow) -> Document:
-    """A run as it is first stored."""
+def run_document(run: RunRow, sequence: int = 0) -> Document:
+    """A run as it is first stored, with a child the sequence of the record in which it begins."""
     document = {name: getattr(run, name) for name in _RUN_FIELDS}
     document["_id"] = run.run_id
-    # Which claim `writer` and `lease_us` come from; 0: the run's creation.
-    document["claim_sequence"] = 0
+    # Which claim `writer` and `lease_us` come from; before the first, the run's creation.
+    document["claim_sequence"] = sequence
     if run.request_id:
         document["request_id"] = run.request_id
     return document
@@ -144,7 +79,7 @@ def session_key(namespace: str, session_id: str) -> str:
     return f"{quote(namespace, safe='')}/{session_id}"
 
 
-def session_document(run: Mapping[str, Any], until_us: int = 0) -> Document:
+def session_document(run: Mapping[str, Any], until_us: int = 0, *, reserved: bool = False) -> Document:
     """A session that a run's document begins, which may be on its way into the store until `until_us`."""
     return {
         "_id": session_key(run["namespace"], run["session_id"]),
@@ -155,6 +90,11 @@ def session_document(run: Mapping[str, Any], until_us: int = 0) -> Document:
         "update_us": run["create_us"],
         "active_run_id": run["_id"],
         "active_until_us": until_us,
+        # Whether the run that holds it is still to be given its turn.
+        "reserved": reserved,
+        "opened_by": run["_id"],
+        "labels": [],
+        "totals": asdict(Totals()),
     }
 
 
@@ -166,9 +106,42 @@ def session_row(document: Mapping[str, Any]) -> SessionRow:
         document["message_count"],
         document["create_us"],
         document["update_us"],
+        None if document.get("reserved") else document["active_run_id"],
+        dict(_label(text) for text in document["labels"]),
+        Totals(**document["totals"]),
     )
+
+
+def label_texts(labels: Mapping[str, str]) -> list[str]:
+    """Labels as they are stored and found: any text may stand in them, which field names do not take."""
+    return sorted(f"{quote(name, safe='')}={value}" for name, value in labels.items())
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return unquote(name), value
 
 
 def message_row(document: Mapping[str, Any]) -> MessageRow:
     """A message as it is stored."""
     return MessageRow(document["position"], document["run_id"], document["message_json"], document["time_us"])
+
+
+def input_document(row: InputRow) -> Document:
+    """A request for input as it is first stored."""
+    return {"_id": row.input_id, **{name: getattr(row, name) for name in _INPUT_FIELDS}}
+
+
+def input_row(document: Mapping[str, Any]) -> InputRow:
+    """A request for input as it is stored."""
+    return InputRow(input_id=document["_id"], **{name: document[name] for name in _INPUT_FIELDS})
+
+
+def blob_document(row: BlobRow) -> Document:
+    """A blob."""
+    return {name: getattr(row, name) for name in _BLOB_FIELDS}
+
+
+def blob_row(document: Mapping[str, Any]) -> BlobRow:
+    """A blob as it is stored."""
+    return BlobRow(**{name: document[name] for name in _BLOB_FIELDS})

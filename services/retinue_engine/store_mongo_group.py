@@ -1,7 +1,7 @@
 """Group commit: many small writes to one collection become few requests to MongoDB."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pymongo import InsertOne, UpdateOne
@@ -25,7 +25,9 @@ class _Entry(NamedTuple):
     document: Document
     """What is inserted; empty for an update."""
     size: int
-    future: "asyncio.Future[None]"
+    future: "asyncio.Future[Any]"
+    tells: bool
+    """Whether the writer is told if the document was new."""
 
 
 class GroupWrites:
@@ -50,17 +52,23 @@ class GroupWrites:
         """
         return self._submit(InsertOne(document), document, size)
 
-    def update(self, which: Mapping[str, Any], change: Mapping[str, Any]) -> "asyncio.Future[None]":
-        """Change the first document that fits, if there is one."""
+    def insert_and_tell(self, document: Document, size: int = 0) -> "asyncio.Future[bool]":
+        """Insert a document likewise; False where the judge found it as good as inserted."""
+        return self._submit(InsertOne(document), document, size, tells=True)
+
+    def update(
+        self, which: Mapping[str, Any], change: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    ) -> "asyncio.Future[None]":
+        """Change the first document that fits, if there is one. The change may be a pipeline."""
         return self._submit(UpdateOne(which, change), {}, 0)
 
     def _submit(
-        self, write: InsertOne[Document] | UpdateOne, document: Document, size: int
-    ) -> "asyncio.Future[None]":
+        self, write: InsertOne[Document] | UpdateOne, document: Document, size: int, *, tells: bool = False
+    ) -> "asyncio.Future[Any]":
         if self._closing:
             raise RuntimeError("the store is closed")
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Entry(write, document, size, future))
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Entry(write, document, size, future, tells))
         self._wake.set()
         return future
 
@@ -123,7 +131,7 @@ class GroupWrites:
         )
         refused = dict(zip(failed, verdicts, strict=True))
         for index, entry in enumerate(batch):
-            _deliver(entry.future, refused.get(index))
+            _deliver(entry, refused.get(index), is_new=index not in refused)
 
     async def _verdict(self, entry: _Entry, error: Exception) -> Exception | None:
         if self._judge is None or not isinstance(error, DuplicateDocumentError):
@@ -135,10 +143,10 @@ class GroupWrites:
         return None
 
 
-def _deliver(future: "asyncio.Future[None]", error: Exception | None) -> None:
-    if future.done():
+def _deliver(entry: _Entry, error: Exception | None, *, is_new: bool) -> None:
+    if entry.future.done():
         return
     if error is None:
-        future.set_result(None)
+        entry.future.set_result(is_new if entry.tells else None)
     else:
-        future.set_exception(error)
+        entry.future.set_exception(error)

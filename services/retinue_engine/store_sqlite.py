@@ -3,29 +3,34 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from sqlite3 import Connection
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from retinue.errors import StoreUnavailableError
+from retinue_engine import store_sqlite_inputs as inputs
+from retinue_engine import store_sqlite_runs as runs
+from retinue_engine import store_sqlite_sessions as sessions
 from retinue_engine.group_writer import GroupWriter
-from retinue_engine.store import JournalRecord, MessageRow, RunFilter, RunOutcome, RunRow, SessionRow
-from retinue_engine.store_sqlite_schema import Reader, connect, create_tables
-from retinue_engine.store_sqlite_writes import (
-    RUN_COLUMNS,
-    AppendRecord,
-    BeginNext,
-    CancelRun,
-    ClaimRun,
-    CreateRun,
-    Write,
-    Written,
-    commit,
-    read_run,
+from retinue_engine.store import (
+    BlobRow,
+    Control,
+    Effects,
+    InputRow,
+    JournalRecord,
+    MessageRow,
+    QueuedSession,
+    RunFilter,
+    RunRow,
+    SessionRow,
 )
+from retinue_engine.store_sqlite_schema import Reader, connect, migrate
+from retinue_engine.store_sqlite_writes import AppendRecord, ClaimRun, CreateRun, Write, commit
+
+_Answer = TypeVar("_Answer")
 
 
 class SqliteStore:
@@ -33,19 +38,30 @@ class SqliteStore:
 
     exclusive = True
 
-    def __init__(self, reader: Connection, writer: GroupWriter[Write, Written]) -> None:
+    def __init__(self, reader: Connection, writer: GroupWriter[Write[Any], Any]) -> None:
         self._reader = reader
         self._writer = writer
 
-    async def create_run(self, run: RunRow, first: JournalRecord, *, new_session: bool) -> RunRow:
-        stored = await self._writer.submit(CreateRun(run, first, new_session))
-        return cast(RunRow, stored)
+    def _write(self, write: Write[_Answer]) -> "asyncio.Future[_Answer]":
+        return cast("asyncio.Future[_Answer]", self._writer.submit(write))
 
-    def append(self, record: JournalRecord, outcome: RunOutcome | None = None) -> "asyncio.Future[None]":
-        return cast("asyncio.Future[None]", self._writer.submit(AppendRecord(record, outcome)))
+    async def create_run(
+        self,
+        run: RunRow,
+        first: JournalRecord,
+        *,
+        new_session: bool,
+        blobs: Sequence[BlobRow] = (),
+        queue: bool = False,
+        reject_busy: bool = False,
+    ) -> RunRow:
+        return await self._write(CreateRun(run, first, blobs, new_session, queue, reject_busy))
+
+    def append(self, record: JournalRecord, effects: Effects | None = None) -> "asyncio.Future[None]":
+        return self._write(AppendRecord(record, effects))
 
     async def claim(self, run: RunRow, record: JournalRecord, lease_us: int) -> None:  # noqa: ARG002 - no leases
-        await self._writer.submit(ClaimRun(run.run_id, record))
+        await self._write(ClaimRun(run.run_id, record))
 
     async def read_journal(self, root_run_id: str, after: int, max_bytes: int) -> list[JournalRecord]:
         rows = self._reader.execute(
@@ -74,98 +90,106 @@ class SqliteStore:
         return int(row[0]) if row else 0
 
     async def get_run(self, namespace: str, run_id: str) -> RunRow | None:
-        return read_run(self._reader, "run_id = ? AND namespace = ?", (run_id, namespace))
+        return runs.read_run(self._reader, "run_id = ? AND namespace = ?", (run_id, namespace))
 
     async def find_request(self, namespace: str, request_id: str) -> RunRow | None:
-        return read_run(
+        return runs.read_run(
             self._reader, "namespace = ? AND request_id = ? AND request_id <> ''", (namespace, request_id)
         )
 
     async def list_runs(self, which: RunFilter, before: tuple[int, str] | None, limit: int) -> list[RunRow]:
-        conditions, values = ["namespace = ?"], [which.namespace]
-        if which.session_id:
-            conditions.append("session_id = ?")
-            values.append(which.session_id)
-        if which.target_name:
-            conditions.append("target_name = ?")
-            values.append(which.target_name)
-        if which.states:
-            conditions.append(f"state IN ({', '.join(str(int(state)) for state in which.states)})")
-        rows = self._reader.execute(
-            f"SELECT {RUN_COLUMNS} FROM runs WHERE {' AND '.join(conditions)}"  # noqa: S608 - all of it is ours
-            " AND (create_us, run_id) < (?, ?) ORDER BY create_us DESC, run_id DESC LIMIT ?",
-            (*values, *(before or (2**62, "")), limit),
-        )
-        return [RunRow(*row) for row in rows]
+        return runs.list_runs(self._reader, which, before, limit)
 
-    async def request_cancel(self, namespace: str, run_id: str, reason: str) -> RunRow | None:
-        return await self._writer.submit(CancelRun(namespace, run_id, reason))
+    async def control_run(self, namespace: str, run_id: str, control: Control) -> RunRow | None:
+        return await self._write(runs.ControlRun(namespace, run_id, control))
 
     async def abandoned_runs(self, now_us: int, limit: int) -> list[RunRow]:  # noqa: ARG002 - no leases
-        rows = self._reader.execute(
-            f"SELECT {RUN_COLUMNS} FROM runs WHERE state < 5 AND state = 2"  # noqa: S608 - columns are ours
-            " ORDER BY create_us LIMIT ?",
-            (limit,),
-        )
-        return [RunRow(*row) for row in rows]
+        return runs.abandoned_runs(self._reader, limit)
+
+    async def due_runs(self, now_us: int, limit: int) -> list[RunRow]:
+        return runs.due_runs(self._reader, now_us, limit)
+
+    async def expired_runs(self, now_us: int, limit: int) -> list[RunRow]:
+        return runs.expired_runs(self._reader, now_us, limit)
 
     async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[str]:  # noqa: ARG002 - no leases
         return []
 
-    async def cancelled_runs(self) -> list[tuple[str, str]]:
-        rows = self._reader.execute(
-            "SELECT run_id, cancel_reason FROM runs"
-            " WHERE state < 5 AND state = 2 AND cancel_reason IS NOT NULL"
-        )
-        return list(rows)
+    async def commanded_runs(self) -> list[str]:
+        return runs.commanded_runs(self._reader)
+
+    async def take_commands(self, run_ids: Sequence[str]) -> list[RunRow]:
+        return await self._write(runs.TakeCommands(run_ids))
 
     async def next_queued(self, namespace: str, session_id: str, lease_us: int = 0) -> RunRow | None:  # noqa: ARG002 - no leases
         # Nearly always there is none, and to see that costs a read. None is missed: one that was queued was
         # committed before what let its session become free.
-        waits = self._reader.execute(
-            "SELECT 1 FROM runs WHERE state < 5 AND state = 1 AND namespace = ? AND session_id = ? LIMIT 1",
-            (namespace, session_id),
-        ).fetchone()
-        return await self._writer.submit(BeginNext(namespace, session_id)) if waits else None
+        if not runs.has_queued(self._reader, namespace, session_id):
+            return None
+        return await self._write(runs.BeginNext(namespace, session_id))
 
-    async def waiting_sessions(self, limit: int) -> list[tuple[str, str]]:
-        rows = self._reader.execute(
-            "SELECT DISTINCT r.namespace, r.session_id FROM runs AS r JOIN sessions AS s"
-            " ON s.namespace = r.namespace AND s.session_id = r.session_id"
-            " WHERE r.state < 5 AND r.state = 1 AND s.active_run_id IS NULL LIMIT ?",
-            (limit,),
-        )
-        return list(rows)
+    async def queued_namespaces(self) -> list[str]:
+        return runs.queued_namespaces(self._reader)
+
+    async def count_queued(self, namespace: str | None = None) -> int:
+        return runs.count_queued(self._reader, namespace)
+
+    async def free_sessions(self, namespace: str, limit: int) -> list[QueuedSession]:
+        return runs.free_sessions(self._reader, namespace, limit)
+
+    async def get_input(self, namespace: str, input_id: str) -> InputRow | None:
+        return inputs.get_input(self._reader, namespace, input_id)
+
+    async def list_inputs(
+        self,
+        namespace: str,
+        root_run_id: str,
+        before: tuple[int, str] | None,
+        limit: int,
+        *,
+        closed: bool = False,
+    ) -> list[InputRow]:
+        return inputs.list_inputs(self._reader, namespace, root_run_id, before, limit, closed=closed)
+
+    async def answer_input(self, namespace: str, input_id: str, answer: bytes) -> InputRow | None:
+        return await self._write(inputs.AnswerInput(namespace, input_id, answer))
+
+    async def answered_inputs(self, root_run_id: str) -> list[InputRow]:
+        return inputs.answered_inputs(self._reader, root_run_id)
+
+    async def get_blob(self, root_run_id: str, blob_id: str) -> BlobRow | None:
+        return inputs.get_blob(self._reader, root_run_id, blob_id)
 
     async def get_session(self, namespace: str, session_id: str) -> SessionRow | None:
-        row = self._reader.execute(
-            f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE namespace = ? AND session_id = ?",  # noqa: S608 - columns are ours
-            (namespace, session_id),
-        ).fetchone()
-        return SessionRow(*row) if row else None
+        return sessions.get_session(self._reader, namespace, session_id)
 
     async def list_sessions(
-        self, namespace: str, before: tuple[int, str] | None, limit: int
+        self,
+        namespace: str,
+        before: tuple[int, str] | None,
+        limit: int,
+        labels: Mapping[str, str] | None = None,
     ) -> list[SessionRow]:
-        rows = self._reader.execute(
-            f"SELECT {_SESSION_COLUMNS} FROM sessions WHERE namespace = ?"  # noqa: S608 - columns are ours
-            " AND (create_us, session_id) < (?, ?) ORDER BY create_us DESC, session_id DESC LIMIT ?",
-            (namespace, *(before or (2**62, "")), limit),
-        )
-        return [SessionRow(*row) for row in rows]
+        return sessions.list_sessions(self._reader, namespace, before, limit, labels or {})
+
+    async def label_session(
+        self, namespace: str, session_id: str, labels: Mapping[str, str]
+    ) -> SessionRow | None:
+        return await self._write(sessions.LabelSession(namespace, session_id, labels))
+
+    async def delete_session(self, namespace: str, session_id: str) -> int | None:
+        return await self._write(sessions.DeleteSession(namespace, session_id))
+
+    async def old_sessions(self, before_us: int, limit: int) -> list[tuple[str, str]]:
+        return sessions.old_sessions(self._reader, before_us, limit)
+
+    async def surplus_sessions(self, keep: int, limit: int) -> list[tuple[str, str]]:
+        return sessions.surplus_sessions(self._reader, keep, limit)
 
     async def list_messages(
         self, namespace: str, session_id: str, after: int, limit: int | None
     ) -> list[MessageRow]:
-        rows = self._reader.execute(
-            "SELECT position, run_id, message_json, time_us FROM messages"
-            " WHERE namespace = ? AND session_id = ? AND position > ? ORDER BY position LIMIT ?",
-            (namespace, session_id, after, -1 if limit is None else limit),
-        )
-        return [MessageRow(*row) for row in rows]
-
-
-_SESSION_COLUMNS = "namespace, session_id, message_count, create_us, update_us"
+        return sessions.list_messages(self._reader, namespace, session_id, after, limit)
 
 
 @contextmanager
@@ -200,9 +224,9 @@ async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
     except OSError as error:
         raise StoreUnavailableError(f"cannot make the folder of {path}: {error}", store="sqlite") from error
     with _sole_owner(path), closing(connect(path)) as writing, closing(connect(path, Reader)) as reading:
-        create_tables(writing, path)
+        migrate(writing, path)
         reading.execute("PRAGMA query_only = ON")
-        writer: GroupWriter[Write, Written] = GroupWriter(partial(commit, writing))
+        writer: GroupWriter[Write[Any], Any] = GroupWriter(partial(commit, writing))
         writer.start()
         try:
             yield SqliteStore(reading, writer)

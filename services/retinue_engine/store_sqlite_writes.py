@@ -1,69 +1,50 @@
-"""What the SQLite store writes: each write as a value, and how it is carried out inside a transaction."""
+"""How the SQLite store writes: many writes in one transaction; a run accepted, appended to and claimed."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
 from operator import attrgetter
-from typing import TypeAlias
+from typing import Any, Protocol, TypeVar
 
-from retinue.errors import ClaimLostError, StoreUnavailableError
+from retinue.errors import ClaimLostError, SessionBusyError, StoreUnavailableError
 from retinue_engine.store import (
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
+    BlobRow,
+    Effects,
     JournalRecord,
     RunOutcome,
     RunRow,
     SessionTakenError,
+    Suspension,
 )
+from retinue_engine.store_sqlite_inputs import close_inputs, insert_blobs, insert_inputs, receive_inputs
+from retinue_engine.store_sqlite_runs import RUN_COLUMNS, read_run
+from retinue_engine.store_sqlite_sessions import end_turn, take_session
 
-RUN_COLUMNS = ", ".join(column.name for column in fields(RunRow))
 _run_values = attrgetter(*(column.name for column in fields(RunRow)))
 _record_values = attrgetter(*(column.name for column in fields(JournalRecord)))
 _MAX_TOGETHER = 100
 """Rows of one statement: SQLite takes 999 values at least."""
-_RUN_VALUES = ", ".join("?" for _ in fields(RunRow))
+_INSERT_RUN = f"INTO runs ({RUN_COLUMNS}) VALUES ({', '.join('?' for _ in fields(RunRow))})"
+
+Answer_co = TypeVar("Answer_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class CreateRun:
-    run: RunRow
-    first: JournalRecord
-    new_session: bool
+class Write(Protocol[Answer_co]):
+    """One write, as a value."""
+
+    def carry_out(self, connection: sqlite3.Connection) -> Answer_co:
+        """Do it in the open transaction. What breaks a rule raises before it has changed anything."""
 
 
-@dataclass(frozen=True, slots=True)
-class AppendRecord:
-    record: JournalRecord
-    outcome: RunOutcome | None
+def commit(connection: sqlite3.Connection, writes: Sequence[Write[Any]]) -> list[Any]:
+    """Carry out writes in one transaction; an answer or exception for each.
 
-
-@dataclass(frozen=True, slots=True)
-class ClaimRun:
-    run_id: str
-    record: JournalRecord
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRun:
-    namespace: str
-    run_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class BeginNext:
-    namespace: str
-    session_id: str
-
-
-Write: TypeAlias = CreateRun | AppendRecord | ClaimRun | CancelRun | BeginNext
-Written: TypeAlias = RunRow | None
-
-
-def commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Written | Exception]:
-    """Carry out writes in one transaction. One that fails by a rule leaves no trace and harms no other."""
-    answers: list[Written | Exception] = []
+    One that fails by a rule leaves no trace and harms no other.
+    """
+    answers: list[Any] = []
     connection.execute("BEGIN IMMEDIATE")
     try:
         for plain, group in groupby(writes, _is_plain_append):
@@ -73,8 +54,8 @@ def commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Writ
                 continue
             for write in together:
                 try:
-                    answers.append(_CARRY_OUT[type(write)](connection, write))
-                except (ClaimLostError, SessionTakenError) as broken_rule:
+                    answers.append(write.carry_out(connection))
+                except (ClaimLostError, SessionBusyError, SessionTakenError) as broken_rule:
                     answers.append(broken_rule)
         connection.execute("COMMIT")
     except Exception as error:
@@ -89,11 +70,11 @@ def commit(connection: sqlite3.Connection, writes: Sequence[Write]) -> list[Writ
     return answers
 
 
-def _is_plain_append(write: Write) -> bool:
-    return isinstance(write, AppendRecord) and write.outcome is None
+def _is_plain_append(write: Write[Any]) -> bool:
+    return isinstance(write, AppendRecord) and write.effects is None
 
 
-def _insert_records(connection: sqlite3.Connection, writes: Sequence[Write]) -> bool:
+def _insert_records(connection: sqlite3.Connection, writes: Sequence[Write[Any]]) -> bool:
     """Insert the records of plain appends by one statement: each statement hands the interpreter over.
 
     False where one was there already: then each must be looked at, and what is inserted now does no harm.
@@ -105,39 +86,6 @@ def _insert_records(connection: sqlite3.Connection, writes: Sequence[Write]) -> 
     values = [value for record in records for value in _record_values(record)]
     made = connection.execute(f"INSERT OR IGNORE INTO journal VALUES {marks}", values).rowcount  # noqa: S608 - marks alone
     return made == len(records)
-
-
-def read_run(connection: sqlite3.Connection, where: str, values: Sequence[object]) -> RunRow | None:
-    """The first run that fits a condition."""
-    row = connection.execute(f"SELECT {RUN_COLUMNS} FROM runs WHERE {where} LIMIT 1", values).fetchone()  # noqa: S608 - conditions are ours
-    return RunRow(*row) if row else None
-
-
-def _create_run(connection: sqlite3.Connection, write: CreateRun) -> RunRow:
-    run = write.run
-    if run.request_id:
-        # The last condition is the index's own: without it the index is not used.
-        request = (run.namespace, run.request_id)
-        known = read_run(connection, "namespace = ? AND request_id = ? AND request_id <> ''", request)
-        if known:
-            return known
-    made = connection.execute(
-        "INSERT OR IGNORE INTO sessions VALUES (?, ?, 0, ?, ?, ?)",
-        (run.namespace, run.session_id, run.create_us, run.create_us, run.run_id),
-    ).rowcount
-    if not made:
-        if write.new_session:
-            raise SessionTakenError
-        made = connection.execute(
-            "UPDATE sessions SET active_run_id = ?1 WHERE namespace = ?2 AND session_id = ?3"
-            " AND active_run_id IS NULL AND NOT EXISTS (SELECT 1 FROM runs"
-            " WHERE state < 5 AND state = 1 AND namespace = ?2 AND session_id = ?3)",
-            (run.run_id, run.namespace, run.session_id),
-        ).rowcount
-    run.state = RUN_STATE_RUNNING if made else RUN_STATE_QUEUED
-    connection.execute(f"INSERT INTO runs ({RUN_COLUMNS}) VALUES ({_RUN_VALUES})", _run_values(run))  # noqa: S608 - columns are ours
-    _insert_record(connection, write.first)
-    return run
 
 
 def _insert_record(connection: sqlite3.Connection, record: JournalRecord) -> None:
@@ -155,77 +103,112 @@ def _insert_record(connection: sqlite3.Connection, record: JournalRecord) -> Non
         raise ClaimLostError(f"another engine has taken over {record.root_run_id}", run_id=record.root_run_id)
 
 
-def _append(connection: sqlite3.Connection, write: AppendRecord) -> None:
-    _insert_record(connection, write.record)
-    outcome = write.outcome
-    if outcome is None:
-        return
-    changed = connection.execute(
+@dataclass(frozen=True, slots=True)
+class CreateRun:
+    """Stores a run with its first record, as `Store.create_run` says."""
+
+    run: RunRow
+    first: JournalRecord
+    blobs: Sequence[BlobRow]
+    new_session: bool
+    queue: bool
+    reject_busy: bool
+
+    def carry_out(self, connection: sqlite3.Connection) -> RunRow:
+        """The run as it is stored."""
+        run = self.run
+        if run.request_id:
+            # The last condition is the index's own: without it the index is not used.
+            request = (run.namespace, run.request_id)
+            known = read_run(connection, "namespace = ? AND request_id = ? AND request_id <> ''", request)
+            if known:
+                return known
+        began = take_session(
+            connection, run, new_session=self.new_session, queue=self.queue, reject_busy=self.reject_busy
+        )
+        run.state = RUN_STATE_RUNNING if began else RUN_STATE_QUEUED
+        connection.execute(f"INSERT {_INSERT_RUN}", _run_values(run))
+        _insert_record(connection, self.first)
+        if self.blobs:
+            insert_blobs(connection, self.blobs)
+        return run
+
+
+@dataclass(frozen=True, slots=True)
+class AppendRecord:
+    """Appends a record, and does what follows from it."""
+
+    record: JournalRecord
+    effects: Effects | None
+
+    def carry_out(self, connection: sqlite3.Connection) -> None:
+        """Raises ClaimLostError, and nothing follows then."""
+        _insert_record(connection, self.record)
+        effects = self.effects
+        if effects is None:
+            return
+        root_run_id = self.record.root_run_id
+        if effects.blobs:
+            insert_blobs(connection, effects.blobs)
+        for child in effects.children:
+            connection.execute(f"INSERT OR IGNORE {_INSERT_RUN}", _run_values(child))
+        if effects.inputs:
+            insert_inputs(connection, effects.inputs)
+        if effects.received:
+            receive_inputs(connection, effects.received)
+        for outcome in effects.outcomes:
+            _end_run(connection, root_run_id, outcome)
+        if effects.suspension:
+            _suspend(connection, self.record.writer, effects.suspension)
+
+
+def _end_run(connection: sqlite3.Connection, root_run_id: str, outcome: RunOutcome) -> None:
+    ended = connection.execute(
         "UPDATE runs SET state = ?, end_us = ?, result = ? WHERE run_id = ? AND state < 5",
         (outcome.state, outcome.end_us, outcome.result, outcome.run_id),
     ).rowcount
-    if not changed:
+    if not ended:
         return
-    session = (outcome.namespace, outcome.session_id)
-    (count,) = connection.execute(
-        "SELECT message_count FROM sessions WHERE namespace = ? AND session_id = ?", session
-    ).fetchone()
-    rows = [
-        (*session, position, outcome.run_id, message, outcome.end_us)
-        for position, message in enumerate(outcome.messages, count + 1)
-    ]
-    for start in range(0, len(rows), _MAX_TOGETHER):
-        some = rows[start : start + _MAX_TOGETHER]
-        marks = ", ".join(["(?, ?, ?, ?, ?, ?)"] * len(some))
-        values = [value for row in some for value in row]
-        connection.execute(f"INSERT INTO messages VALUES {marks}", values)  # noqa: S608 - marks alone
-    connection.execute(
-        "UPDATE sessions SET message_count = ?, update_us = ?,"
-        " active_run_id = CASE active_run_id WHEN ? THEN NULL ELSE active_run_id END"
-        " WHERE namespace = ? AND session_id = ?",
-        (count + len(outcome.messages), outcome.end_us, outcome.run_id, *session),
-    )
+    if outcome.session_id:
+        end_turn(connection, outcome)
+    if outcome.closes_inputs:
+        close_inputs(connection, root_run_id)
 
 
-def _claim(connection: sqlite3.Connection, write: ClaimRun) -> None:
-    _insert_record(connection, write.record)
-    connection.execute("UPDATE runs SET writer = ? WHERE run_id = ?", (write.record.writer, write.run_id))
+def _suspend(connection: sqlite3.Connection, writer: str, suspension: Suspension) -> None:
+    # The same record again, after another claim has taken the tree up, suspends nothing.
+    suspended = connection.execute(
+        "UPDATE runs SET state = ?, attention_us = CASE attention_us WHEN 0 THEN 0 ELSE ? END"
+        " WHERE run_id = ? AND state BETWEEN 2 AND 4 AND writer = ?",
+        (suspension.state, suspension.attention_us, suspension.run_id, writer),
+    ).rowcount
+    if suspended:
+        connection.execute(
+            "UPDATE runs SET state = ? WHERE root_run_id = ? AND parent_run_id <> ''"
+            " AND state BETWEEN 2 AND 4",
+            (suspension.state, suspension.run_id),
+        )
 
 
-def _cancel(connection: sqlite3.Connection, write: CancelRun) -> RunRow | None:
-    connection.execute(
-        "UPDATE runs SET cancel_reason = ? WHERE namespace = ? AND run_id = ? AND state < 5"
-        " AND cancel_reason IS NULL",
-        (write.reason, write.namespace, write.run_id),
-    )
-    return read_run(connection, "namespace = ? AND run_id = ?", (write.namespace, write.run_id))
+@dataclass(frozen=True, slots=True)
+class ClaimRun:
+    """Appends the record that takes a run over."""
 
+    run_id: str
+    record: JournalRecord
 
-def _begin_next(connection: sqlite3.Connection, write: BeginNext) -> RunRow | None:
-    session = (write.namespace, write.session_id)
-    run = read_run(
-        connection,
-        "state < 5 AND state = 1 AND namespace = ? AND session_id = ?"
-        " AND EXISTS (SELECT 1 FROM sessions AS s WHERE s.namespace = runs.namespace"
-        " AND s.session_id = runs.session_id AND s.active_run_id IS NULL)"
-        " ORDER BY create_us, run_id",
-        session,
-    )
-    if run is None:
-        return None
-    connection.execute(
-        "UPDATE sessions SET active_run_id = ? WHERE namespace = ? AND session_id = ?",
-        (run.run_id, *session),
-    )
-    connection.execute("UPDATE runs SET state = ? WHERE run_id = ?", (RUN_STATE_RUNNING, run.run_id))
-    run.state = RUN_STATE_RUNNING
-    return run
-
-
-_CARRY_OUT: dict[type, Callable[[sqlite3.Connection, "object"], Written]] = {
-    CreateRun: _create_run,  # type: ignore[dict-item]
-    AppendRecord: _append,  # type: ignore[dict-item]
-    ClaimRun: _claim,  # type: ignore[dict-item]
-    CancelRun: _cancel,  # type: ignore[dict-item]
-    BeginNext: _begin_next,  # type: ignore[dict-item]
-}
+    def carry_out(self, connection: sqlite3.Connection) -> None:
+        """Raises ClaimLostError where another was quicker."""
+        _insert_record(connection, self.record)
+        # Whoever is RUNNING keeps a word that was not heard: it is found again by `commanded_runs`.
+        resumed = connection.execute(
+            "UPDATE runs SET writer = ?, state = 2, attention_us = NULL WHERE run_id = ? AND state IN (3, 4)",
+            (self.record.writer, self.run_id),
+        ).rowcount
+        if resumed:
+            connection.execute(
+                "UPDATE runs SET state = 2 WHERE root_run_id = ? AND parent_run_id <> '' AND state IN (3, 4)",
+                (self.run_id,),
+            )
+            return
+        connection.execute("UPDATE runs SET writer = ? WHERE run_id = ?", (self.record.writer, self.run_id))

@@ -1,13 +1,15 @@
 """Taking a run over: read its journal, claim it by an append, or finish what the journal says is finished."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from retinue.engine.v1 import event_pb2, run_pb2, service_pb2
+from retinue.engine.v1.service_pb2 import RunRequest
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.convert import run_started
+from retinue_engine.effects import effects_of, merged
 from retinue_engine.history import replay
 from retinue_engine.journal import MAX_RECORD_BYTES, encode_record, stamp
-from retinue_engine.outcome import run_outcome
 from retinue_engine.store import JournalRecord, RunRow, Store
 
 
@@ -21,7 +23,7 @@ class Takeover(NamedTuple):
 
 
 async def read_events(store: Store, run_id: str) -> tuple[list[event_pb2.RunEvent], JournalRecord | None]:
-    """All events of a run, and its last record; None where it has none."""
+    """All events of a root run, and its last record; None where it has none."""
     events: list[event_pb2.RunEvent] = []
     last: JournalRecord | None = None
     while records := await store.read_journal(run_id, last.last_sequence if last else 0, MAX_RECORD_BYTES):
@@ -32,23 +34,22 @@ async def read_events(store: Store, run_id: str) -> tuple[list[event_pb2.RunEven
 
 
 async def take_over(store: Store, row: RunRow, writer: str, lease_us: int) -> Takeover | None:
-    """Claim a run for a writer, which is set in the row.
+    """Claim a root run for a writer, which is set in the row.
 
     None where its journal has ended already: then what follows from that is written. Raises ClaimLostError
     where another engine was quicker.
     """
     events, last = await read_events(store, row.run_id)
-    if last is not None and events[-1].WhichOneof("event") == "run_finished":
-        # The journal ended, and what follows from it was not written: the engine stopped in between.
-        conversation = await replay(store, row, events)
-        result = events[-1].run_finished.result
-        end_us = events[-1].time.ToMicroseconds()
-        await store.append(last, run_outcome(row, result, end_us, conversation.session_messages()))
+    ended = bool(events) and events[-1].HasField("run_finished")
+    if last is not None and (ended or not store.exclusive):
+        # The engine may have stopped between its last append and what follows from it.
+        await _complete(store, row, events, last)
+    if ended:
         return None
     row.writer = writer
     if last is None:
         # Accepted, and the engine stopped before the first record.
-        request = service_pb2.RunRequest.FromString(row.request)
+        request = RunRequest.FromString(row.request)
         event = run_started(row, request, ResolveComponentResponse.FromString(row.definition))
     else:
         event = event_pb2.RunEvent(
@@ -60,4 +61,15 @@ async def take_over(store: Store, row: RunRow, writer: str, lease_us: int) -> Ta
     record = encode_record(row.run_id, writer, [event], event.sequence)
     await store.claim(row, record, lease_us)
     row.state = run_pb2.RUN_STATE_RUNNING
+    row.attention_us = None
     return Takeover(record, [*events, event])
+
+
+async def _complete(store: Store, row: RunRow, events: list[event_pb2.RunEvent], last: JournalRecord) -> None:
+    """Write what follows from a journal's last record; where it is written, this changes nothing."""
+    tree = await replay(store, row, events)
+    holder = replace(row, writer=last.writer)
+    tail = (event for event in events if event.sequence >= last.first_sequence)
+    effects = merged(effects_of(holder, tree, event) for event in tail)
+    if effects is not None:
+        await store.append(last, effects)

@@ -1,8 +1,8 @@
 """What the agent loop knows of tools: their list as a model sees it, a call, an answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from retinue_engine.definition import Server
 
@@ -15,6 +15,8 @@ class Tool:
     name: str
     read_only: bool
     idempotent: bool
+    destructive: bool = True
+    """Whether what it changes may be lost; so, unless its server says otherwise (MCP, ToolAnnotations)."""
 
     @property
     def repeatable(self) -> bool:
@@ -57,14 +59,78 @@ OnProgress = Callable[[float, float | None, str], None]
 """Takes progress, the total where the server knows it, and a word from the server."""
 
 
+@dataclass(frozen=True, slots=True)
+class Elicitation:
+    """A server asks a person to fill in a form, in the middle of a call."""
+
+    message: str
+    schema_json: str
+    expire_us: int
+    """When the host declines it."""
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """A server asks a model to go on with a conversation, in the middle of a call."""
+
+    params_json: str
+    """MCP's params of sampling/createMessage, as they came."""
+    expire_us: int
+    """When the host refuses it."""
+    server: str
+
+
+ServerAsks = Elicitation | Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class ElicitationAnswer:
+    """What a person said."""
+
+    action: Literal["accept", "decline", "cancel"]
+    content_json: str = ""
+    """A JSON object that fits the schema, where they accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingAnswer:
+    """What a model said."""
+
+    result_json: str
+    """MCP's CreateMessageResult: role, content, model."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoServerAnswer:
+    """Why the server gets no answer; it reads that."""
+
+    message: str
+
+
+ServerAnswer = ElicitationAnswer | SamplingAnswer | NoServerAnswer
+
+OnRequest = Callable[[ServerAsks], Awaitable[ServerAnswer]]
+"""Answers what the server of a call asks. It is cancelled when the call ends or the question is over.
+
+A RetinueError that it raises ends the call with that error.
+"""
+
+
 class Toolbox(Protocol):
     """Where tools are listed and called."""
 
     async def list_tools(self, namespace: str, servers: Sequence[Server]) -> ToolList:
         """The tools of servers. Raises the error of the first server that cannot be listed."""
 
-    async def call_tool(self, request: ToolRequest, on_progress: OnProgress) -> ToolAnswer:
-        """Call a tool. Raises a RetinueError where there is no answer. Cancelling cancels the call."""
+    async def call_tool(
+        self, request: ToolRequest, on_progress: OnProgress, on_request: OnRequest | None = None
+    ) -> ToolAnswer:
+        """Call a tool. Raises a RetinueError where there is no answer. Cancelling cancels the call.
+
+        Without `on_request` the server is told that nobody can be asked. Time in which an answer is awaited
+        does not count in the call's limit.
+        """
 
 
 NO_TOOLS = ToolList({}, ())

@@ -1,4 +1,4 @@
-"""Working on a run: from where its journal stands to its last event, however it ends."""
+"""Working on a run: from where its journal stands to its last event, or until it waits for somebody."""
 
 import asyncio
 
@@ -7,28 +7,35 @@ import structlog
 from retinue.client.backoff import backoff_s
 from retinue.engine.v1 import event_pb2
 from retinue.engine.v1.run_pb2 import (
-    RUN_STATE_CANCELLED,
     RUN_STATE_FAILED,
-    RUN_STATE_SUCCEEDED,
+    RUN_STATE_PAUSED,
+    RUN_STATE_WAITING,
     RunResult,
     RunState,
 )
+from retinue.engine.v1.service_pb2 import RunRequest
 from retinue.errors import (
     ClaimLostError,
     InternalError,
     RetinueError,
-    RunTimeoutError,
+    RunExpiredError,
     StoreUnavailableError,
     reason_name,
 )
+from retinue_engine.agent.child_runs import call_agent, finish_child
 from retinue_engine.agent.conversation import Conversation
-from retinue_engine.agent.loop import AgentLoop, Means
+from retinue_engine.agent.limits import time_limit
+from retinue_engine.agent.loop import AgentLoop
+from retinue_engine.agent.tree import Tree
+from retinue_engine.agent.work import AgentRun, Means, Work
 from retinue_engine.convert import now_us
-from retinue_engine.definition import AgentDefinition
+from retinue_engine.definition import AgentDefinition, Budget
 from retinue_engine.history import definition_of, replay
 from retinue_engine.journal import MAX_EVENT_BYTES
-from retinue_engine.outcome import run_error, run_outcome, set_seconds
-from retinue_engine.store import Store
+from retinue_engine.outcome import cancelled, failed, fill_result, succeeded
+from retinue_engine.receiving import receive_answers
+from retinue_engine.retrying import restore
+from retinue_engine.store import RunRow, Store, Totals
 from retinue_engine.supervisor import ActiveRun
 
 log = structlog.get_logger()
@@ -44,97 +51,126 @@ class Worker:
         self._means = means
 
     async def work(self, active: ActiveRun) -> None:
-        """Work on a run and write its end. Cancelled for another reason than the run's own, write nothing."""
-        row = active.row
-        result = RunResult(state=RUN_STATE_SUCCEEDED)
-        conversation = Conversation("", (), "")
+        """Work on a run until it ends or waits, and write that.
+
+        Cancelled for another reason than the run's own, write nothing.
+        """
+        work: Work | None = None
         try:
-            agent = definition_of(row)
-            conversation = await self._replay(active)
-            if active.cancel_reason is None:
-                await self._run(active, agent, conversation)
-            else:
-                result.state = RUN_STATE_CANCELLED
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if active.cancel_reason is None or active.lost or task is None:
-                raise
-            task.uncancel()
-            result.state = RUN_STATE_CANCELLED
+            agent = definition_of(active.row)
+            work = await self._prepare(active, agent)
+            result = await self._run(active, work, agent)
+        except asyncio.CancelledError as error:
+            _uncancel(active, error)
+            result = cancelled(active.cancel_reason or "")
         except ClaimLostError:
             raise
         except RetinueError as error:
-            result.state = RUN_STATE_FAILED
-            result.error.CopyFrom(run_error(error))
+            result = failed(error)
         except Exception:
-            log.exception("a run failed by a bug", run_id=row.run_id)
-            result.state = RUN_STATE_FAILED
-            result.error.CopyFrom(
-                run_error(InternalError("internal error; the engine's log has the details"))
-            )
-        await self._end(active, conversation, result)
+            log.exception("a run failed by a bug", run_id=active.row.run_id)
+            result = failed(InternalError("internal error; the engine's log has the details"))
+        if result is None:
+            return
+        if work is None:
+            work = self._unprepared(active)
+        await self._end(active, work, result)
 
-    async def _replay(self, active: ActiveRun) -> Conversation:
+    async def _prepare(self, active: ActiveRun, agent: AgentDefinition) -> Work:
+        tree = await self._replay(active)
+        work = self._work(active, tree)
+        if agent.session_budget != Budget():
+            session = await self._store.get_session(active.row.namespace, active.row.session_id)
+            work.session = session.totals if session else Totals()
+        return work
+
+    def _unprepared(self, active: ActiveRun) -> Work:
+        """For a run that cannot even begin."""
+        root = Conversation("", (), "")
+
+        def no_callee(_name: str) -> AgentDefinition:
+            raise InternalError("a run that cannot begin has no children")
+
+        return self._work(active, Tree(active.row.run_id, root, no_callee))
+
+    def _work(self, active: ActiveRun, tree: Tree) -> Work:
+        store, row = self._store, active.row
+
+        async def find_blob(run_id: str, blob_id: str) -> bytes | None:
+            # A child's attachments are kept with the root of its tree.
+            blob = await store.get_blob(row.run_id if run_id in tree else run_id, blob_id)
+            return blob.data if blob else None
+
+        return Work(
+            row=row,
+            tree=tree,
+            journal=active.journal,
+            means=self._means,
+            paused=lambda: row.pause_reason is not None,
+            find_blob=find_blob,
+        )
+
+    async def _replay(self, active: ActiveRun) -> Tree:
+        """Read a run, however often the store has to be asked."""
         waits = backoff_s()
         while True:
             try:
                 return await replay(self._store, active.row, active.past)
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if active.cancel_reason is None or active.lost or task is None:
-                    raise
+            except asyncio.CancelledError as error:
                 # Cancelled by a user before it began: its end is written all the same.
-                task.uncancel()
+                _uncancel(active, error)
             except StoreUnavailableError as error:
                 log.warning("cannot read a run, trying again", run_id=active.row.run_id, error=error.message)
                 await asyncio.sleep(next(waits))
 
-    async def _run(self, active: ActiveRun, agent: AgentDefinition, conversation: Conversation) -> None:
-        loop = AgentLoop(
-            run_id=active.row.run_id,
-            namespace=active.row.namespace,
-            agent=agent,
-            conversation=conversation,
-            journal=active.journal,
-            means=self._means,
-        )
-        limit_s = agent.timeout_s
-        if limit_s is None:
-            await _sole_error(loop)
-            return
-        left_s = limit_s - (now_us() - active.row.create_us) / 1_000_000
-        try:
-            async with asyncio.timeout(max(left_s, 0.0)):
-                await _sole_error(loop)
-        except TimeoutError:
-            raise RunTimeoutError(
-                f"the run took longer than its timeout of {limit_s:g} s: "
-                "raise the agent's `timeout`, or the run's",
-                timeout_s=f"{limit_s:g}",
-            ) from None
+    async def _run(self, active: ActiveRun, work: Work, agent: AgentDefinition) -> RunResult | None:
+        """The beginning of the result; None where the run waits now, or is paused."""
+        if active.cancel_reason is not None:
+            return cancelled(active.cancel_reason)
+        row = work.row
+        if active.expired:
+            raise _too_late(row)
+        await restore(self._store, work)
+        await receive_answers(self._store, work, begins=True)
+        active.receive = lambda: receive_answers(self._store, work)
+        run = AgentRun(work, row.run_id, "", 0, agent, work.tree.root)
+        async with time_limit(agent.timeout_s, row.create_us):
+            while True:
+                seen = work.arrivals.count
+                loop = AgentLoop(run, call_agent)
+                if await loop.run():
+                    result = succeeded()
+                    result.structured_json = loop.structured_json
+                    return result
+                waits = bool(work.tree.pending()) and work.arrivals.count == seen
+                if work.paused() or waits:
+                    break
+        await self._suspend(active, work)
+        return None
 
-    async def _end(self, active: ActiveRun, conversation: Conversation, result: RunResult) -> None:
+    async def _suspend(self, active: ActiveRun, work: Work) -> None:
+        """Write that the run waits or is paused. Whoever takes it up again claims it."""
+        active.suspending = True
+        row = work.row
+        suspended = event_pb2.RunSuspended(
+            state=RUN_STATE_PAUSED if work.paused() else RUN_STATE_WAITING,
+            reason=row.pause_reason or "",
+            input_ids=[asked.request.input_id for asked in work.tree.pending()],
+        )
+        work.emit(row.run_id, "", run_suspended=suspended)
+        await work.journal.commit()
+
+    async def _end(self, active: ActiveRun, work: Work, result: RunResult) -> None:
         active.ending = True
-        row = active.row
-        result.output = conversation.output
-        result.finish_reason = conversation.finish_reason
-        result.usage.CopyFrom(conversation.usage)
-        result.cost.CopyFrom(conversation.cost)
-        result.turns = conversation.turns
-        result.tool_calls = conversation.tool_calls
-        result.retries = conversation.retries
-        result.cancel_reason = active.cancel_reason or "" if result.state == RUN_STATE_CANCELLED else ""
-        end_us = now_us()
-        set_seconds(result.duration, (end_us - row.create_us) / 1_000_000)
-        event = event_pb2.RunEvent(run_id=row.run_id, run_finished=event_pb2.RunFinished(result=result))
-        over = event.ByteSize() - MAX_EVENT_BYTES
-        if over > 0:
-            # The message has it whole, in its own event; with the error beside it there is less room here.
-            kept = len(result.output.encode()) - over - len(CUT_OUTPUT)
-            result.output = result.output.encode()[:kept].decode(errors="ignore") + CUT_OUTPUT
-            event.run_finished.result.CopyFrom(result)
-        active.journal.finish(event, run_outcome(row, result, end_us, conversation.session_messages()))
-        await active.journal.commit()
+        row = work.row
+        for child in list(work.tree.children()):
+            if child.result is None:
+                finish_child(work, child, cancelled("the run that called it has ended"))
+        fill_result(result, work.tree.root, now_us() - row.create_us)
+        result.session_id = row.session_id
+        _shorten(result)
+        work.emit(row.run_id, "", run_finished=event_pb2.RunFinished(result=result))
+        await work.journal.commit()
         # Only what went wrong is worth a line where runs are many.
         tell = log.info if result.state == RUN_STATE_FAILED else log.debug
         tell(
@@ -145,12 +181,35 @@ class Worker:
         )
 
 
-async def _sole_error(loop: AgentLoop) -> None:
-    """Run it; of the errors of calls side by side the first is raised, alone."""
-    try:
-        await loop.run()
-    except BaseExceptionGroup as group:
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
+def _uncancel(active: ActiveRun, error: asyncio.CancelledError) -> None:
+    """Go on to write the end of a run that a person cancelled; any other cancellation goes through."""
+    task = asyncio.current_task()
+    if active.cancel_reason is None or active.lost or task is None:
+        raise error
+    task.uncancel()
+
+
+def _too_late(row: RunRow) -> RunExpiredError:
+    limit_s = RunRequest.FromString(row.request).queue_timeout.ToNanoseconds() / 1e9
+    return RunExpiredError(
+        f"the run waited for its turn for longer than its queue_timeout of {limit_s:g} s: start it again, or "
+        "give it more time",
+        queue_timeout_s=f"{limit_s:g}",
+    )
+
+
+def _shorten(result: RunResult) -> None:
+    """Cut the output where the last event would be too long; with an error beside it there is less room."""
+    size = event_pb2.RunEvent(run_finished=event_pb2.RunFinished(result=result)).ByteSize() + _EVENT_REST
+    over = size - MAX_EVENT_BYTES
+    if over > 0 and result.structured_json:
+        # The same as the output.
+        over -= len(result.structured_json.encode())
+        result.structured_json = ""
+    if over > 0:
+        kept = max(0, len(result.output.encode()) - over - len(CUT_OUTPUT))
+        result.output = result.output.encode()[:kept].decode(errors="ignore") + CUT_OUTPUT
+
+
+_EVENT_REST = 128
+"""What an event has beside its result, at most."""

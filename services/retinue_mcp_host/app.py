@@ -11,6 +11,7 @@ from retinue_mcp_host.calls import ToolCalls
 from retinue_mcp_host.changes import Changes
 from retinue_mcp_host.connections import open_connections
 from retinue_mcp_host.model import Limits
+from retinue_mcp_host.server_requests import ServerRequests
 from retinue_mcp_host.servicer import McpHostServicer
 from retinue_mcp_host.settings import McpHostSettings
 from retinue_mcp_host.specs import ServerSpecs
@@ -33,9 +34,10 @@ async def open_app(settings: McpHostSettings) -> AsyncIterator[Sequence[Mount]]:
         connections = await stack.enter_async_context(
             open_connections(changes, limits, settings.max_connections)
         )
-        calls = ToolCalls(ServerSpecs(registry), connections, settings.max_request_bytes)
+        requests = ServerRequests()
+        calls = ToolCalls(ServerSpecs(registry), connections, requests, settings.max_request_bytes)
         tasks = await stack.enter_async_context(open_task_group())
-        servicer = McpHostServicer(calls, changes, tasks, settings.max_stream_calls)
+        servicer = McpHostServicer(calls, requests, changes, tasks, settings.max_stream_calls)
         stack.callback(servicer.close)
         yield [
             Mount(

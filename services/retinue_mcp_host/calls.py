@@ -11,7 +11,8 @@ from retinue_kit.tracing import enter_trace
 from retinue_mcp_host.connection import Connection
 from retinue_mcp_host.connections import Connections
 from retinue_mcp_host.failures import SessionLostError
-from retinue_mcp_host.model import OnProgress, ServerSpec, Tool, ToolCall, ToolResult
+from retinue_mcp_host.model import OnProgress, OnRequest, ServerSpec, Tool, ToolCall, ToolResult
+from retinue_mcp_host.server_requests import Caller, ServerRequests
 from retinue_mcp_host.specs import ServerSpecs
 
 log = structlog.get_logger()
@@ -20,13 +21,23 @@ log = structlog.get_logger()
 class ToolCalls:
     """Finds the connection that a call goes to, and makes it."""
 
-    def __init__(self, specs: ServerSpecs, connections: Connections, max_arguments_bytes: int) -> None:
+    def __init__(
+        self,
+        specs: ServerSpecs,
+        connections: Connections,
+        requests: ServerRequests,
+        max_arguments_bytes: int,
+    ) -> None:
         self._specs = specs
         self._connections = connections
+        self._requests = requests
         self._max_arguments_bytes = max_arguments_bytes
 
-    async def call(self, call: ToolCall, on_progress: OnProgress | None) -> ToolResult:
-        """Call a tool. Raises RetinueError. Cancelling the task cancels the request at the server."""
+    async def call(self, call: ToolCall, on_progress: OnProgress | None, on_request: OnRequest) -> ToolResult:
+        """Call a tool. Raises RetinueError. Cancelling the task cancels the request at the server.
+
+        `on_request` is told what the server asks meanwhile; the answers come by `ServerRequests.answer`.
+        """
         # Each call has a task of its own: what is logged in it is the call's.
         if call.traceparent:
             enter_trace(call.traceparent)
@@ -36,11 +47,12 @@ class ToolCalls:
         arguments = self._arguments(call.arguments_json)
         spec = await self._spec(call.namespace, call.server, call.version)
         connection = self._connections.find(spec) or await self._connections.connect(spec)
+        caller = Caller(call, self._requests, on_request)
         try:
-            return await connection.call_tool(call.tool, arguments, call.idempotency_key, on_progress)
+            return await connection.call_tool(call.tool, arguments, caller, on_progress)
         except SessionLostError:
             connection = await self._connections.connect(spec)
-            return await connection.call_tool(call.tool, arguments, call.idempotency_key, on_progress)
+            return await connection.call_tool(call.tool, arguments, caller, on_progress)
 
     async def list_tools(self, namespace: str, server: str, version: int) -> dict[str, Tool]:
         """The tools of a server by name, in its order. Raises RetinueError."""

@@ -20,6 +20,7 @@ from retinue_mcp_host.model import (
     Tool,
     ToolResult,
 )
+from retinue_mcp_host.server_requests import Caller
 
 if TYPE_CHECKING:
     from retinue_mcp_host.connection_session import Session
@@ -214,7 +215,7 @@ class Connection:
             return self._tools if self._tools is not None else tools
 
     async def call_tool(
-        self, name: str, arguments_json: bytes, idempotency_key: str, on_progress: OnProgress | None
+        self, name: str, arguments_json: bytes, caller: Caller, on_progress: OnProgress | None
     ) -> ToolResult:
         """Call a tool. Raises RetinueError. Cancelling the task cancels the request at the server."""
         tools = self._tools
@@ -222,9 +223,7 @@ class Connection:
             tools = await self.tools()
         if name not in tools:
             raise self._no_tool(name, tools)
-        return await self._using(
-            lambda session: session.call_tool(name, arguments_json, idempotency_key, on_progress)
-        )
+        return await self._using(lambda session: session.call_tool(name, arguments_json, caller, on_progress))
 
     async def _using(self, use: "Callable[[Session], Awaitable[Used]]") -> Used:
         session = self._session

@@ -5,15 +5,19 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
+import anyio
+import anyio.abc
 import httpx2
 import orjson
 from mcp.client.session import ClientSession, IncomingMessage
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.dispatcher import DispatchContext, OnNotify, OnNotifyIntercept, OnRequest
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CONNECTION_CLOSED,
+    INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     CallToolRequest,
@@ -26,14 +30,16 @@ from pydantic import TypeAdapter, ValidationError
 from retinue.errors import ComponentInvalidError
 from retinue_kit.secrets import resolve_secret
 from retinue_mcp_host.connection_session import (
-    CLIENT_INFO,
     SESSION_LOST,
+    OfferingSession,
     Session,
     error_from_mcp,
     negotiate,
 )
 from retinue_mcp_host.failures import connect_timeout
 from retinue_mcp_host.model import HttpTransport, Limits, OnProgress, Progress, ServerSpec
+from retinue_mcp_host.offer import Offer, current_caller
+from retinue_mcp_host.server_requests import Outcome, RefusedError
 
 HTTP_CONNECT_S = 10.0
 """For one TCP and TLS connection; the whole of a request is bounded by the call's own timeout."""
@@ -62,6 +68,7 @@ async def open_http(
     Raises McpTimeoutError, McpProtocolError, McpRequestRefusedError, SecretNotFoundError.
     """
     headers = {name: _header(spec, name, value) for name, value in transport.headers.items()}
+    offer = Offer(spec, limits.max_result_bytes)
     wire = HttpWire(on_gone)
     # The environment's proxies and netrc are not config; a redirect could lead past the allowed hosts.
     client = httpx2.AsyncClient(
@@ -85,10 +92,9 @@ async def open_http(
                     transport.url, http_client=client, max_sse_event_size=limits.max_server_message_bytes
                 )
             )
-            dispatcher: JSONRPCDispatcher[TransportContext] = JSONRPCDispatcher(read, write)
-            session = await stack.enter_async_context(
-                ClientSession(dispatcher=dispatcher, client_info=CLIENT_INFO, message_handler=on_message)
-            )
+            dispatcher = _OfferingDispatcher(read, write)
+            dispatcher.offer = offer
+            session = await stack.enter_async_context(OfferingSession(offer, dispatcher, on_message))
             wire.speak(session, dispatcher)
             await negotiate(stack, session)
     except TimeoutError:
@@ -96,7 +102,16 @@ async def open_http(
     except (MCPError, ValidationError, RuntimeError) as error:
         known = wire.explained(error) if isinstance(error, MCPError) else error
         raise error_from_mcp(spec, known, wire) from error
-    return Session(spec, wire, limits.max_result_bytes)
+    return Session(spec, wire, offer, limits.max_result_bytes)
+
+
+def _call_request(params: dict[str, Any]) -> CallToolRequest:
+    """A call as the SDK's session takes it. Raises MCPError for answers that are not as MCP has them."""
+    try:
+        return CallToolRequest.model_validate({"params": params}, by_name=False)
+    except ValidationError as error:
+        what = f"an answer to what the server asked is out of shape: {error.errors()[0]['msg']}"
+        raise MCPError(INVALID_PARAMS, what) from None
 
 
 def _header(spec: ServerSpec, name: str, value: str) -> str:
@@ -110,6 +125,35 @@ def _header(spec: ServerSpec, name: str, value: str) -> str:
             name=spec.name,
         )
     return resolved
+
+
+class _OfferingDispatcher(JSONRPCDispatcher[TransportContext]):
+    """Lets the offer answer what a server asks, instead of the session's callbacks: they know no call."""
+
+    offer: Offer
+
+    async def run(
+        self,
+        on_request: OnRequest,  # noqa: ARG002 - the offer answers
+        on_notify: OnNotify,
+        on_notify_intercept: OnNotifyIntercept | None = None,
+        *,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Read what comes, until the connection ends."""
+        await super().run(self._answer, on_notify, on_notify_intercept, task_status=task_status)
+
+    async def _answer(
+        self,
+        context: DispatchContext[TransportContext],  # noqa: ARG002 - the SDK's signature
+        method: str,
+        params: Mapping[str, Any] | None,
+    ) -> Outcome:
+        try:
+            # What comes on the stream of a POST is read in the context of the call that sent it.
+            return await self.offer.ask(method, params, current_caller())
+        except RefusedError as refused:
+            raise MCPError(refused.code, refused.message) from None
 
 
 class _WatchedTransport(httpx2.AsyncHTTPTransport):
@@ -173,11 +217,21 @@ class HttpWire:
             raise self.explained(error) from None
 
     async def call_tool(
-        self, name: str, arguments_json: bytes, meta: Mapping[str, Any], on_progress: OnProgress | None
+        self,
+        name: str,
+        arguments_json: bytes,
+        meta: Mapping[str, Any],
+        on_progress: OnProgress | None,
+        more: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Call a tool and return the result as it came. Raises MCPError."""
         assert self._session is not None and self._dispatcher is not None  # noqa: S101, PT018 - spoken before
-        arguments = orjson.loads(arguments_json)
+        params = {
+            "name": name,
+            "arguments": orjson.loads(arguments_json),
+            "_meta": dict(meta),
+            **(more or {}),
+        }
 
         async def tell(progress: float, total: float | None, message: str | None) -> None:
             if on_progress is not None:
@@ -185,11 +239,8 @@ class HttpWire:
 
         try:
             if self._session.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-                params = {"name": name, "arguments": arguments, "_meta": dict(meta)}
                 return await self._dispatcher.send_raw_request("tools/call", params, {"on_progress": tell})
-            request = CallToolRequest.model_validate(
-                {"params": {"name": name, "arguments": arguments, "_meta": dict(meta)}}, by_name=False
-            )
+            request = _call_request(params)
             result: dict[str, Any] = await self._session.send_request(
                 request, _ANY_RESULT, progress_callback=tell
             )

@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,20 +16,29 @@ import anyio.abc
 import orjson
 from mcp.shared.dispatcher import CallOptions, OnNotify, OnNotifyIntercept, OnRequest, run_notify_intercept
 from mcp.shared.exceptions import MCPError
-from mcp_types import CONNECTION_CLOSED, METHOD_NOT_FOUND, REQUEST_TIMEOUT
+from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT
 
 from retinue_mcp_host.lines import LineSplitter
 from retinue_mcp_host.model import OnProgress, Progress
+from retinue_mcp_host.offer import Offer
 from retinue_mcp_host.process import ServerProcess
+from retinue_mcp_host.server_requests import Outcome, RefusedError
 from retinue_mcp_host.stderr import StderrTail
+
+MAX_BACKLOG_BYTES = 1024 * 1024
+"""Of what the server has not read; beyond it notifications and refusals are dropped."""
 
 ANSWER_TOO_LARGE = -32098
 """Our own code for an answer that was longer than is read."""
 NO_RESULT = -32097
 """Our own code for an answer that is neither result nor error."""
 
-_ID_IN_HEAD = re.compile(rb'^\s*\{(?:\s*"jsonrpc"\s*:\s*"2\.0"\s*,)?\s*"id"\s*:\s*(\d{1,18})\s*,')
+_VERSION = rb'(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
+_ID = rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{0,100}")\s*,\s*'
+_HEAD = re.compile(rb"^\s*\{\s*" + _VERSION + _ID + _VERSION + rb'"(result|error|method)"\s*:')
+"""Of a message that is too long: whose it is, and whether it answers or asks."""
 _TOOLS_CHANGED = "notifications/tools/list_changed"
+_CANCELLED = "notifications/cancelled"
 
 _Pending = tuple["asyncio.Future[dict[str, Any]]", OnProgress | None]
 
@@ -41,16 +51,20 @@ class PipeRpc:
         tail: StderrTail,
         *,
         max_message_bytes: int,
+        offer: Offer,
         on_tools_changed: Callable[[], None],
         on_gone: Callable[[], None],
     ) -> None:
         self.process = ServerProcess(self._feed, self._fail, tail)
+        self._offer = offer
         self._lines = LineSplitter(max_message_bytes, self._oversize)
         self._max_message_bytes = max_message_bytes
         self._tail = tail
         self._on_tools_changed = on_tools_changed
         self._on_gone = on_gone
         self._pending: dict[int | str, _Pending] = {}
+        self._asking: dict[int | str, asyncio.Future[Outcome]] = {}
+        """What the server asks, by its id."""
         self._last_id = 0
         self._intercept: OnNotifyIntercept | None = None
         self._closed = asyncio.Event()
@@ -59,7 +73,7 @@ class PipeRpc:
 
     async def run(
         self,
-        on_request: OnRequest,  # noqa: ARG002 - nothing that a server may ask is offered to it yet
+        on_request: OnRequest,  # noqa: ARG002 - the offer answers what a server asks
         on_notify: OnNotify,  # noqa: ARG002 - the session has no callbacks of ours
         on_notify_intercept: OnNotifyIntercept | None = None,
         *,
@@ -98,21 +112,27 @@ class PipeRpc:
     # Tool calls.
 
     async def call_tool(
-        self, name: str, arguments_json: bytes, meta: Mapping[str, Any], on_progress: OnProgress | None
+        self,
+        name: str,
+        arguments_json: bytes,
+        meta: Mapping[str, Any],
+        on_progress: OnProgress | None,
+        more: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Call a tool and return the result as it came. `arguments_json` is one line, a JSON object.
 
-        Raises MCPError. Cancelling the task cancels the request.
+        `more` are params beside these. Raises MCPError. Cancelling the task cancels the request.
         """
         key = self._next_id()
         # The arguments go as they came: no number loses digits, nothing is built twice.
         line = (
-            b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":%b,"arguments":%b,"_meta":%b}}\n'
+            b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":%b,"arguments":%b,"_meta":%b%b}}\n'
             % (
                 key,
                 orjson.dumps(name),
                 arguments_json,
                 orjson.dumps({**meta, "progressToken": key}),
+                b"," + orjson.dumps(more)[1:-1] if more else b"",
             )
         )
         return await self._ask(key, line, on_progress, cancellable=True)
@@ -132,9 +152,7 @@ class PipeRpc:
             return await future
         except asyncio.CancelledError:
             if cancellable and key in self._pending:
-                self._send(
-                    {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": key}}
-                )
+                self._send({"jsonrpc": "2.0", "method": _CANCELLED, "params": {"requestId": key}})
             if not future.cancelled():
                 future.exception()  # seen: it came together with the cancel
             raise
@@ -147,7 +165,7 @@ class PipeRpc:
 
     def _send(self, message: Mapping[str, Any]) -> None:
         # What waits for no answer is dropped while the server reads nothing: it must not pile up here.
-        if self.process.writable:
+        if self.process.backlog_bytes < MAX_BACKLOG_BYTES:
             self.process.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
@@ -189,7 +207,7 @@ class PipeRpc:
         elif not isinstance(method, str):
             return
         elif "id" in message:
-            self._asked(message["id"], method)
+            self._soon(self._asked, message["id"], method, message.get("params"))
         elif method == "notifications/progress":
             self._progress(message.get("params"))
         elif method == _TOOLS_CHANGED:
@@ -197,7 +215,10 @@ class PipeRpc:
             self._on_tools_changed()
         else:
             params = message.get("params")
-            run_notify_intercept(self._intercept, method, params if isinstance(params, dict) else None)
+            params = params if isinstance(params, dict) else None
+            run_notify_intercept(self._intercept, method, params)
+            if params and method == _CANCELLED:
+                self._soon(self._taken_back, params.get("requestId"))
 
     def _answer(self, message: dict[str, Any]) -> None:
         found = self._pending.pop(_key(message.get("id")), None)
@@ -219,12 +240,47 @@ class PipeRpc:
             )
         )
 
-    def _asked(self, key: Any, method: str) -> None:
-        if method == "ping":
-            self._send({"jsonrpc": "2.0", "id": key, "result": {}})
-        else:
-            error = {"code": METHOD_NOT_FOUND, "message": f"{method} is not offered by this client"}
-            self._send({"jsonrpc": "2.0", "id": key, "error": error})
+    def _soon(self, take: Callable[..., None], *what: Any) -> None:
+        # After the calls whose results came before it have ended: it does not belong to them.
+        asyncio.get_running_loop().call_soon(take, *what)
+
+    def _asked(self, key: Any, method: str, params: Any) -> None:
+        if type(key) is not int and not isinstance(key, str):
+            return  # nothing that could be answered
+        if key in self._asking:
+            self._refuse(key, RefusedError(INVALID_REQUEST, "this id is in use"))
+            return
+        try:
+            # On pipes nothing says in which call the server asks: a `progressToken` here is one of its own.
+            outcome = self._offer.ask(method, params, None)
+        except RefusedError as refused:
+            self._refuse(key, refused)
+            return
+        if outcome.done():
+            self._send({"jsonrpc": "2.0", "id": key, "result": outcome.result()})
+            return
+        self._asking[key] = outcome
+        outcome.add_done_callback(partial(self._reply, key))
+
+    def _reply(self, key: int | str, outcome: "asyncio.Future[Outcome]") -> None:
+        if self._asking.pop(key, None) is None:
+            return
+        error = outcome.exception()
+        if isinstance(error, RefusedError):
+            self._refuse(key, error)
+            return
+        # Whatever the server has not read yet: somebody was asked for this, and it waits for it.
+        message = {"jsonrpc": "2.0", "id": key, "result": outcome.result()}
+        self.process.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _refuse(self, key: int | str, refused: RefusedError) -> None:
+        error = {"code": refused.code, "message": refused.message}
+        self._send({"jsonrpc": "2.0", "id": key, "error": error})
+
+    def _taken_back(self, key: Any) -> None:
+        outcome = self._asking.pop(key, None) if type(key) is int or isinstance(key, str) else None
+        if outcome is not None:
+            outcome.cancel()
 
     def _progress(self, params: Any) -> None:
         if not isinstance(params, dict):
@@ -236,8 +292,15 @@ class PipeRpc:
         found[1](Progress(done, _number(params.get("total")), message if isinstance(message, str) else ""))
 
     def _oversize(self, head: bytes) -> None:
-        match = _ID_IN_HEAD.match(head)
-        found = self._pending.pop(int(match.group(1)), None) if match else None
+        match = _HEAD.match(head)
+        if match is None:
+            return
+        key = orjson.loads(match.group(1))
+        if match.group(2) == b"method":
+            text = f"the request is longer than {self._max_message_bytes} bytes"
+            self._refuse(key, RefusedError(INVALID_REQUEST, text))
+            return
+        found = self._pending.pop(_key(key), None)
         if found is not None and not found[0].done():
             text = f"the answer is longer than {self._max_message_bytes} bytes"
             found[0].set_exception(MCPError(ANSWER_TOO_LARGE, text))

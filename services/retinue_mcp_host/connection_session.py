@@ -4,19 +4,26 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib import metadata
 from typing import Any, Protocol
 
 import orjson
-from mcp.client.session import ClientSession
+from mcp.client.session import ClientSession, MessageHandlerFnT
 from mcp.client.subscriptions import SubscriptionLost, listen
+from mcp.shared.dispatcher import Dispatcher
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
     METHOD_NOT_FOUND,
     REQUEST_TIMEOUT,
     UNSUPPORTED_PROTOCOL_VERSION,
+    ClientCapabilities,
+    ElicitationCapability,
+    FormElicitationCapability,
     Implementation,
+    RootsCapability,
+    SamplingCapability,
 )
 from pydantic import ValidationError
 
@@ -29,8 +36,11 @@ from retinue.errors import (
 )
 from retinue_mcp_host.connection_rpc import ANSWER_TOO_LARGE, NO_RESULT
 from retinue_mcp_host.failures import SessionLostError, call_timeout, unavailable
+from retinue_mcp_host.input_rounds import answer_rounds
 from retinue_mcp_host.model import OnProgress, ServerSpec, Tool, ToolResult
+from retinue_mcp_host.offer import Offer
 from retinue_mcp_host.results import result_from_json, tool_from_json
+from retinue_mcp_host.server_requests import Caller
 
 CLIENT_INFO = Implementation(name="retinue", version=metadata.version("retinue"))
 """Who we are, for servers."""
@@ -62,15 +72,43 @@ class Wire(Protocol):
         """Ask and return the result as it came. Raises MCPError."""
 
     async def call_tool(
-        self, name: str, arguments_json: bytes, meta: Mapping[str, Any], on_progress: OnProgress | None
+        self,
+        name: str,
+        arguments_json: bytes,
+        meta: Mapping[str, Any],
+        on_progress: OnProgress | None,
+        more: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Call a tool and return the result as it came. Raises MCPError."""
+        """Call a tool, with `more` params, and return the result as it came. Raises MCPError."""
 
     def gone(self) -> str | None:
         """Why the server can answer no more; None while it can."""
 
     def stderr(self, max_bytes: int) -> str:
         """The last lines of the server's stderr; empty where it has none."""
+
+
+def offered_capabilities(offer: Offer) -> ClientCapabilities:
+    """What servers are told that they may ask: forms for people, roots (none), sampling by config."""
+    return ClientCapabilities(
+        elicitation=ElicitationCapability(form=FormElicitationCapability()),
+        roots=RootsCapability(),
+        sampling=SamplingCapability() if offer.has_sampling else None,
+    )
+
+
+class OfferingSession(ClientSession):
+    """The SDK's session, which would derive what is offered from callbacks that are not used here."""
+
+    def __init__(
+        self, offer: Offer, dispatcher: Dispatcher[Any], on_message: MessageHandlerFnT | None = None
+    ) -> None:
+        super().__init__(dispatcher=dispatcher, client_info=CLIENT_INFO, message_handler=on_message)
+        self._offered = offered_capabilities(offer)
+
+    def _build_capabilities(self, version: str) -> ClientCapabilities:
+        del version
+        return self._offered
 
 
 async def negotiate(stack: AsyncExitStack, session: ClientSession) -> None:
@@ -102,9 +140,10 @@ async def _follow_tools(stack: AsyncExitStack, session: ClientSession) -> None:
 class Session:
     """What a connection does with its server once they have agreed."""
 
-    def __init__(self, spec: ServerSpec, wire: Wire, max_result_bytes: int) -> None:
+    def __init__(self, spec: ServerSpec, wire: Wire, offer: Offer, max_result_bytes: int) -> None:
         self._spec = spec
         self._wire = wire
+        self._offer = offer
         self._max_result_bytes = max_result_bytes
 
     async def list_tools(self) -> dict[str, Tool]:
@@ -146,19 +185,25 @@ class Session:
         raise self._broken(f"its list of tools has more than {MAX_PAGES} pages")
 
     async def call_tool(
-        self, name: str, arguments_json: bytes, idempotency_key: str, on_progress: OnProgress | None
+        self, name: str, arguments_json: bytes, caller: Caller, on_progress: OnProgress | None
     ) -> ToolResult:
         """Call a tool. Raises RetinueError. Cancelling the task cancels the request."""
-        meta = {IDEMPOTENCY_KEY: idempotency_key} if idempotency_key else {}
+        key = caller.call.idempotency_key
+        meta = {IDEMPOTENCY_KEY: key} if key else {}
         try:
-            async with asyncio.timeout(self._spec.call_timeout_s):
-                raw = await self._wire.call_tool(name, arguments_json, meta, on_progress)
+            async with asyncio.timeout(self._spec.call_timeout_s) as clock:
+                self._offer.begin(caller, clock)
+                try:
+                    raw = await self._wire.call_tool(name, arguments_json, meta, on_progress)
+                    if raw.get("resultType", "complete") != "complete":
+                        again = partial(self._wire.call_tool, name, arguments_json, meta, on_progress)
+                        raw = await answer_rounds(raw, self._spec.name, name, self._offer, caller, again)
+                finally:
+                    self._offer.end(caller)
         except TimeoutError:
             raise call_timeout(self._spec, f"tool {name}") from None
         except (MCPError, ValidationError) as error:
             raise self.error(error) from error
-        if raw.get("resultType", "complete") != "complete":
-            raise self._broken(f"tool {name} asks back ({raw['resultType']}), which this host did not offer")
         try:
             return result_from_json(raw, self._spec.name, self._max_result_bytes)
         except orjson.JSONEncodeError as error:

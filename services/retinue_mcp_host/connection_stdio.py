@@ -14,9 +14,17 @@ from pydantic import ValidationError
 
 from retinue_kit.secrets import resolve_secret
 from retinue_mcp_host.connection_rpc import PipeRpc
-from retinue_mcp_host.connection_session import CLIENT_INFO, Session, error_from_mcp, negotiate
+from retinue_mcp_host.connection_session import (
+    CLIENT_INFO,
+    OfferingSession,
+    Session,
+    error_from_mcp,
+    negotiate,
+    offered_capabilities,
+)
 from retinue_mcp_host.failures import connect_timeout, unavailable
 from retinue_mcp_host.model import Limits, OnProgress, ServerSpec, StdioTransport
+from retinue_mcp_host.offer import Offer
 from retinue_mcp_host.process import find_command, server_environment
 from retinue_mcp_host.stderr import StderrTail
 
@@ -38,9 +46,11 @@ async def open_stdio(
     environment = server_environment(env)
     argv = _argv(spec, transport, environment)
     tail = StderrTail([value for name, value in env.items() if value != transport.env[name]])
+    offer = Offer(spec, limits.max_result_bytes)
     rpc = PipeRpc(
         tail,
         max_message_bytes=limits.max_server_message_bytes,
+        offer=offer,
         on_tools_changed=on_tools_changed,
         on_gone=on_gone,
     )
@@ -49,7 +59,7 @@ async def open_stdio(
     try:
         async with asyncio.timeout(spec.connect_timeout_s):
             await rpc.process.start(argv, environment, transport.cwd or None)
-            session = await stack.enter_async_context(ClientSession(dispatcher=rpc, client_info=CLIENT_INFO))
+            session = await stack.enter_async_context(OfferingSession(offer, rpc))
             stack.callback(rpc.close)
             await negotiate(stack, session)
     except TimeoutError:
@@ -58,8 +68,8 @@ async def open_stdio(
         raise unavailable(spec, f"cannot be started: {argv[0]}: {error.strerror}") from error
     except (MCPError, ValidationError, RuntimeError) as error:
         raise error_from_mcp(spec, error, wire) from error
-    wire.speak(session)
-    return Session(spec, wire, limits.max_result_bytes)
+    wire.speak(session, offer)
+    return Session(spec, wire, offer, limits.max_result_bytes)
 
 
 def _argv(spec: ServerSpec, transport: StdioTransport, environment: Mapping[str, str]) -> list[str]:
@@ -81,14 +91,16 @@ class StdioWire:
         self._rpc = rpc
         self._envelope: dict[str, Any] = {}
 
-    def speak(self, session: ClientSession) -> None:
+    def speak(self, session: ClientSession, offer: Offer) -> None:
         """Speak the revision that a session has agreed on: from 2026-07-28 on, each request says who asks."""
         version = session.protocol_version
         if version in MODERN_PROTOCOL_VERSIONS:
             self._envelope = {
                 PROTOCOL_VERSION_META_KEY: version,
                 CLIENT_INFO_META_KEY: CLIENT_INFO.model_dump(by_alias=True, mode="json", exclude_none=True),
-                CLIENT_CAPABILITIES_META_KEY: {},
+                CLIENT_CAPABILITIES_META_KEY: offered_capabilities(offer).model_dump(
+                    by_alias=True, mode="json", exclude_none=True
+                ),
             }
 
     async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -98,12 +110,17 @@ class StdioWire:
         return await self._rpc.send_raw_request(method, params)
 
     async def call_tool(
-        self, name: str, arguments_json: bytes, meta: Mapping[str, Any], on_progress: OnProgress | None
+        self,
+        name: str,
+        arguments_json: bytes,
+        meta: Mapping[str, Any],
+        on_progress: OnProgress | None,
+        more: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Call a tool and return the result as it came. Raises MCPError."""
         if self._envelope:
             meta = {**self._envelope, **meta}
-        return await self._rpc.call_tool(name, arguments_json, meta, on_progress)
+        return await self._rpc.call_tool(name, arguments_json, meta, on_progress, more)
 
     def gone(self) -> str | None:
         """How the process ended; None while it can answer."""

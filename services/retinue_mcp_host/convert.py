@@ -1,18 +1,26 @@
 """Between the host's own types and the messages on the wire."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
 
-from retinue.errors import ComponentInvalidError, InvalidArgumentError, RetinueError
-from retinue.mcphost.v1 import service_pb2, tool_pb2
+from retinue.errors import ComponentInvalidError, InvalidArgumentError, RetinueError, Violation
+from retinue.mcphost.v1 import server_request_pb2, service_pb2, tool_pb2
 from retinue.registry.v1 import component_pb2
 from retinue_mcp_host.model import (
+    Answer,
+    AnswerFailure,
     Batch,
     Blob,
     Content,
+    Elicitation,
+    ElicitationAnswer,
     HttpTransport,
     Progress,
+    SamplingAnswer,
+    ServerRequest,
+    ServerRequestClosed,
     ServerSpec,
     StdioTransport,
     Tool,
@@ -56,6 +64,7 @@ def spec_from_component(component: component_pb2.Component) -> ServerSpec:
         connect_timeout_s=_seconds(spec.connect_timeout, CONNECT_TIMEOUT_S),
         call_timeout_s=_seconds(spec.call_timeout, CALL_TIMEOUT_S),
         idle_timeout_s=_seconds(spec.idle_timeout, IDLE_TIMEOUT_S),
+        allow_sampling=spec.allow_sampling,
     )
 
 
@@ -78,6 +87,8 @@ def call_from_proto(call: tool_pb2.ToolCall) -> ToolCall:
         idempotency_key=call.idempotency_key,
         run_id=call.run_id,
         traceparent=call.traceparent,
+        accepts_elicitation=call.accepts_elicitation,
+        accepts_sampling=call.accepts_sampling,
     )
 
 
@@ -110,6 +121,50 @@ def progress_to_proto(progress: Progress) -> tool_pb2.ToolProgress:
     return tool_pb2.ToolProgress(progress=progress.progress, total=progress.total, message=progress.message)
 
 
+def request_to_proto(request: ServerRequest) -> server_request_pb2.ServerRequest:
+    """What a server asks."""
+    message = server_request_pb2.ServerRequest(request_id=request.request_id)
+    message.expire_time.FromMicroseconds(request.expire_us)
+    question = request.question
+    if isinstance(question, Elicitation):
+        message.elicitation.message = question.message
+        message.elicitation.schema_json = question.schema_json
+    else:
+        message.sampling.params_json = question.params_json
+    return message
+
+
+def closed_to_proto(closed: ServerRequestClosed) -> server_request_pb2.ServerRequestClosed:
+    """What a server asks no more."""
+    return server_request_pb2.ServerRequestClosed(request_id=closed.request_id)
+
+
+_ACTIONS: Mapping[int, Literal["accept", "decline", "cancel"]] = {
+    server_request_pb2.ELICITATION_ACTION_ACCEPT: "accept",
+    server_request_pb2.ELICITATION_ACTION_DECLINE: "decline",
+    server_request_pb2.ELICITATION_ACTION_CANCEL: "cancel",
+}
+
+
+def answer_from_proto(request: service_pb2.AnswerServerRequestRequest) -> Answer:
+    """The answer to what a server asked. Raises InvalidArgumentError."""
+    which = request.WhichOneof("answer")
+    if which == "elicitation":
+        action = _ACTIONS.get(request.elicitation.action)
+        if action is None:
+            raise _invalid("elicitation.action", "must be accept, decline or cancel")
+        return ElicitationAnswer(action, request.elicitation.content_json)
+    if which == "sampling":
+        return SamplingAnswer(request.sampling.result_json)
+    if which == "failure":
+        return AnswerFailure(request.failure.message)
+    raise _invalid("answer", "must be set")
+
+
+def _invalid(field: str, what: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field} {what}", violations=[Violation(field, what)])
+
+
 def result_to_proto(result: ToolResult) -> tool_pb2.ToolResult:
     """What a tool answered."""
     return tool_pb2.ToolResult(
@@ -130,20 +185,25 @@ def _content(part: Content) -> tool_pb2.ToolContent:
 
 
 def responses_to_proto(batch: Batch) -> Iterator[service_pb2.StreamToolCallsResponse]:
-    """A batch as messages of MAX_RESPONSE_BYTES or, where one result is larger, that result alone."""
+    """A batch as messages of MAX_RESPONSE_BYTES or, where one update is larger, that update alone."""
     response = service_pb2.StreamToolCallsResponse()
     for namespace, server in sorted(batch.changed):
         response.tools_changed.add(namespace=namespace, server=server)
     size = 0
     for call_id, update in batch.updates:
-        if isinstance(update, ToolResult):
+        if isinstance(update, ToolResult | ServerRequest):
             if size and size + update.size_bytes > MAX_RESPONSE_BYTES:
                 yield response
                 response, size = service_pb2.StreamToolCallsResponse(), 0
             size += update.size_bytes
+        if isinstance(update, ToolResult):
             response.updates.add(call_id=call_id, result=result_to_proto(update))
         elif isinstance(update, Progress):
             response.updates.add(call_id=call_id, progress=progress_to_proto(update))
+        elif isinstance(update, ServerRequest):
+            response.updates.add(call_id=call_id, request=request_to_proto(update))
+        elif isinstance(update, ServerRequestClosed):
+            response.updates.add(call_id=call_id, request_closed=closed_to_proto(update))
         else:
             response.updates.add(call_id=call_id, failure=failure_to_proto(update))
     yield response

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from retinue.errors import RetinueError
 
@@ -43,6 +43,8 @@ class ServerSpec:
     connect_timeout_s: float = 30.0
     call_timeout_s: float = 60.0
     idle_timeout_s: float = 300.0
+    allow_sampling: bool = False
+    """Whether the server may ask the caller's model for text."""
 
 
 class ConnectionKey(NamedTuple):
@@ -87,6 +89,9 @@ class ToolCall:
     """The run that calls, for logs; empty outside a run."""
     traceparent: str = ""
     """The trace that the call belongs to, where it has none of its own rpc's."""
+    accepts_elicitation: bool = False
+    accepts_sampling: bool = False
+    """What the caller can answer where the server asks in the middle of the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,73 @@ class Progress:
 
 OnProgress = Callable[[Progress], None]
 """Told of each progress of a call, in order; must not block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elicitation:
+    """A server asks a person to fill in a form."""
+
+    message: str
+    schema_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """A server asks a model to go on with a conversation."""
+
+    params_json: str
+    """MCP's params of sampling/createMessage, as they came."""
+
+
+Question = Elicitation | Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRequest:
+    """What a server asks in the middle of a call, until it expires."""
+
+    request_id: str
+    expire_us: int
+    """Since 1970."""
+    question: Question
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRequestClosed:
+    """A request that nobody needs to answer any more, while its call goes on."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ElicitationAnswer:
+    """What a person said."""
+
+    action: Literal["accept", "decline", "cancel"]
+    content_json: str
+    """A JSON object where they accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingAnswer:
+    """What a model said."""
+
+    result_json: str
+    """MCP's CreateMessageResult."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFailure:
+    """Why there is no answer."""
+
+    message: str
+
+
+Answer = ElicitationAnswer | SamplingAnswer | AnswerFailure
+
+OnRequest = Callable[[ServerRequest | ServerRequestClosed], None]
+"""Told what the server of a call asks, and what it asks no more; must not block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +206,7 @@ class ToolResult:
     """Of all pieces together, as they are passed on."""
 
 
-Update = Progress | ToolResult | RetinueError
+Update = Progress | ServerRequest | ServerRequestClosed | ToolResult | RetinueError
 """What happens to a call; a ToolResult or RetinueError is the last of it."""
 
 
@@ -153,6 +225,6 @@ class Limits:
     """How much of what a server sends is taken."""
 
     max_result_bytes: int
-    """Of one tool call's result."""
+    """Of one tool call's result, and of one thing that a server asks."""
     max_server_message_bytes: int
     """Of one message."""

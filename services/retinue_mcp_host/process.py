@@ -172,6 +172,11 @@ class ServerProcess:
         """Whether it reads what it is sent."""
         return self._writable.is_set()
 
+    @property
+    def backlog_bytes(self) -> int:
+        """How much of what it was sent waits in this process."""
+        return self._stdin.get_write_buffer_size() if self._stdin is not None else 0
+
     async def until_writable(self) -> None:
         """Wait until it has read most of what it was sent, or is gone."""
         await self._writable.wait()

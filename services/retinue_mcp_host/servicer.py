@@ -15,14 +15,18 @@ from retinue_mcp_host.calls import ToolCalls
 from retinue_mcp_host.changes import Changes
 from retinue_mcp_host.convert import (
     DEFAULT_NAMESPACE,
+    answer_from_proto,
     call_from_proto,
+    closed_to_proto,
     failure_to_proto,
     progress_to_proto,
+    request_to_proto,
     responses_to_proto,
     result_to_proto,
     tool_to_proto,
 )
-from retinue_mcp_host.model import Progress
+from retinue_mcp_host.model import Progress, ServerRequest, ServerRequestClosed
+from retinue_mcp_host.server_requests import ServerRequests
 from retinue_mcp_host.tool_stream import MAX_WAITING_UPDATES, ToolStream
 
 log = structlog.get_logger()
@@ -39,9 +43,15 @@ class McpHostServicer(service_pb2_grpc.McpHostServiceServicer):
     """Lists and calls tools for callers. Its calls run in the task group that it is given."""
 
     def __init__(
-        self, calls: ToolCalls, changes: Changes, tasks: asyncio.TaskGroup, max_stream_calls: int
+        self,
+        calls: ToolCalls,
+        requests: ServerRequests,
+        changes: Changes,
+        tasks: asyncio.TaskGroup,
+        max_stream_calls: int,
     ) -> None:
         self._calls = calls
+        self._requests = requests
         self._changes = changes
         self._tasks = tasks
         self._max_stream_calls = max_stream_calls
@@ -83,13 +93,24 @@ class McpHostServicer(service_pb2_grpc.McpHostServiceServicer):
         self, request: service_pb2.CallToolRequest, context: Context
     ) -> AsyncIterator[service_pb2.CallToolResponse]:
         """See the proto."""
-        progress = _ProgressWriter(self._tasks, context)
+        updates = _UpdateWriter(self._tasks, context)
         try:
-            result = await self._calls.call(call_from_proto(request.call), progress.tell)
-            await progress.written()
+            result = await self._calls.call(
+                call_from_proto(request.call), updates.tell_progress, updates.tell_request
+            )
+            await updates.written()
             yield service_pb2.CallToolResponse(result=result_to_proto(result))
         finally:
-            progress.close()
+            updates.close()
+
+    async def AnswerServerRequest(
+        self,
+        request: service_pb2.AnswerServerRequestRequest,
+        context: Context,  # noqa: ARG002 - gRPC's signature
+    ) -> service_pb2.AnswerServerRequestResponse:
+        """See the proto."""
+        self._requests.answer(request.request_id, answer_from_proto(request))
+        return service_pb2.AnswerServerRequestResponse()
 
     async def StreamToolCalls(
         self, request_iterator: AsyncIterator[service_pb2.StreamToolCallsRequest], context: Context
@@ -134,28 +155,38 @@ class McpHostServicer(service_pb2_grpc.McpHostServiceServicer):
             self._close(stream)
 
 
-class _ProgressWriter:
-    """Sends the progress of one CallTool, in order. Most calls have none, and cost no task."""
+class _UpdateWriter:
+    """Sends what happens before the end of a CallTool, in order. Where nothing does it costs no task."""
 
     def __init__(self, tasks: asyncio.TaskGroup, context: Context) -> None:
         self._tasks = tasks
         self._context = context
-        self._waiting: deque[Progress] = deque(maxlen=MAX_WAITING_UPDATES)
+        self._waiting: deque[service_pb2.CallToolResponse] = deque()
         self._writing: asyncio.Task[None] | None = None
 
-    def tell(self, progress: Progress) -> None:
-        """Send it soon; to who reads too slowly the oldest are not sent."""
-        self._waiting.append(progress)
+    def tell_progress(self, progress: Progress) -> None:
+        """Send it soon; who reads too slowly is not told all."""
+        if len(self._waiting) < MAX_WAITING_UPDATES:
+            self._tell(service_pb2.CallToolResponse(progress=progress_to_proto(progress)))
+
+    def tell_request(self, request: ServerRequest | ServerRequestClosed) -> None:
+        """Send it soon."""
+        if isinstance(request, ServerRequest):
+            self._tell(service_pb2.CallToolResponse(request=request_to_proto(request)))
+        else:
+            self._tell(service_pb2.CallToolResponse(request_closed=closed_to_proto(request)))
+
+    def _tell(self, update: service_pb2.CallToolResponse) -> None:
+        self._waiting.append(update)
         if self._writing is None or self._writing.done():
             self._writing = self._tasks.create_task(self._write())
 
     async def _write(self) -> None:
         while self._waiting:
-            update = service_pb2.CallToolResponse(progress=progress_to_proto(self._waiting.popleft()))
             try:
-                await self._context.write(update)
+                await self._context.write(self._waiting.popleft())
             except Exception as error:  # noqa: BLE001 - the caller has gone; its call ends by that
-                log.debug("progress was not sent", error=repr(error))
+                log.debug("an update was not sent", error=repr(error))
                 self._waiting.clear()
 
     async def written(self) -> None:

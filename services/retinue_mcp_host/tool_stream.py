@@ -13,14 +13,22 @@ from retinue.errors import (
     TooManyRunsError,
 )
 from retinue_mcp_host.calls import ToolCalls
-from retinue_mcp_host.model import Batch, Progress, ToolCall, ToolResult, Update
+from retinue_mcp_host.model import (
+    Batch,
+    Progress,
+    ServerRequest,
+    ServerRequestClosed,
+    ToolCall,
+    ToolResult,
+    Update,
+)
 
 log = structlog.get_logger()
 
 MAX_WAITING_UPDATES = 4096
 """Beyond it progress is dropped: who reads so slowly wants the results."""
 MAX_WAITING_BYTES = 32 * 1024 * 1024
-"""Of results that nobody has taken yet; beyond it no further commands are read."""
+"""Of results and requests that nobody has taken yet; beyond it no further commands are read."""
 
 
 class ToolStream:
@@ -112,7 +120,9 @@ class ToolStream:
 
     async def _run(self, call_id: int, call: ToolCall) -> ToolResult | RetinueError:
         try:
-            return await self._calls.call(call, partial(self._progress, call_id))
+            return await self._calls.call(
+                call, partial(self._progress, call_id), partial(self._request, call_id)
+            )
         except RetinueError as error:
             return error
         except Exception:
@@ -122,6 +132,10 @@ class ToolStream:
     def _progress(self, call_id: int, progress: Progress) -> None:
         if call_id in self._running and len(self._batch.updates) < MAX_WAITING_UPDATES:
             self._push(call_id, progress)
+
+    def _request(self, call_id: int, request: ServerRequest | ServerRequestClosed) -> None:
+        if call_id in self._running:
+            self._push(call_id, request)
 
     def _done(self, call_id: int, task: "asyncio.Task[ToolResult | RetinueError]") -> None:
         # In the callback, not in the task: a task that is cancelled before its first step never runs.
@@ -135,7 +149,7 @@ class ToolStream:
         if self._closed:
             return
         self._batch.updates.append((call_id, update))
-        if isinstance(update, ToolResult):
+        if isinstance(update, ToolResult | ServerRequest):
             self._waiting_bytes += update.size_bytes
             if self._waiting_bytes > MAX_WAITING_BYTES:
                 self._room.clear()

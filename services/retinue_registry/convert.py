@@ -1,6 +1,7 @@
 """Between the protos and the registry's own types.
 
-Specs are converted by their descriptors, so that a new field needs no code here.
+Specs are converted by their descriptors, so that a new field needs no code here. A text field `X_json` of the
+protos is `X` in files, and holds a mapping there.
 """
 
 import functools
@@ -16,6 +17,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from retinue.registry.v1 import agent_pb2, component_pb2, llm_pb2, mcp_server_pb2, service_pb2
 from retinue_registry.component import Change, FileSource, Problem, Version
 from retinue_registry.models.fields import Broken
+from retinue_registry.models.json_value import read_json_text, write_json_text
 
 SPECS: Mapping[str, type[Message]] = {
     "llm": llm_pb2.LlmSpec,
@@ -24,6 +26,7 @@ SPECS: Mapping[str, type[Message]] = {
 }
 """The message of each kind, as the cases of Component.spec."""
 
+_JSON = "_json"
 _KEPT_ANSWERS = 16_384
 _PREFIX = "COMPONENT_KIND_"
 
@@ -71,6 +74,31 @@ def is_map(field: Any) -> bool:
     return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
 
 
+def holds_json(field: Any) -> bool:
+    """Whether a field is a text that holds JSON."""
+    return bool(field.type == field.TYPE_STRING and not field.is_repeated and field.name.endswith(_JSON))
+
+
+def key_of(field: Any) -> str:
+    """How a field is called in files."""
+    name: str = field.name
+    return name.removesuffix(_JSON) if holds_json(field) else name
+
+
+def message_place(descriptor: Any, place: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A place in a spec's values, named by the fields of its message."""
+    if not place:
+        return place
+    field = next((field for field in descriptor.fields if key_of(field) == place[0]), None)
+    if field is None:
+        return place
+    part = field.message_type
+    if part is None or is_map(field):
+        return (field.name, *place[1:])
+    index = place[1:2] if field.is_repeated else ()
+    return (field.name, *index, *message_place(part, place[1 + len(index) :]))
+
+
 def fill(message: Message, values: Mapping[str, Any]) -> None:
     """Set the fields of a message from values that keep the rules of its model."""
     puts = _puts(message.DESCRIPTOR)
@@ -81,12 +109,12 @@ def fill(message: Message, values: Mapping[str, Any]) -> None:
 def values_of(message: Message) -> dict[str, Any]:
     """The fields of a message that are set, as a file would write them."""
     takes = _takes(message.DESCRIPTOR)
-    return {field.name: takes[field.name](value) for field, value in message.ListFields()}
+    return {key_of(field): takes[field.name](value) for field, value in message.ListFields()}
 
 
 @functools.cache
 def _puts(descriptor: Any) -> Mapping[str, Put]:
-    return {field.name: _put(field) for field in descriptor.fields}
+    return {key_of(field): _put(field) for field in descriptor.fields}
 
 
 @functools.cache
@@ -98,9 +126,23 @@ def _put(field: Any) -> Put:
     name = field.name
     if is_map(field):
         return lambda message, value: getattr(message, name).update(value)
-    if field.is_repeated:
+    if not field.is_repeated:
+        return _put_one(field)
+    if field.message_type is None:
         return lambda message, value: getattr(message, name).extend(value)
-    if field.message_type is not None and field.message_type.full_name == Duration.DESCRIPTOR.full_name:
+
+    def put_each(message: Message, value: Any) -> None:
+        for each in value:
+            fill(getattr(message, name).add(), each)
+
+    return put_each
+
+
+def _put_one(field: Any) -> Put:
+    name = field.name
+    if holds_json(field):
+        return lambda message, value: setattr(message, name, write_json_text(value))
+    if _is_duration(field):
         return lambda message, value: getattr(message, name).FromJsonString(value)
     if field.message_type is not None:
 
@@ -119,9 +161,17 @@ def _put(field: Any) -> Put:
 def _take(field: Any) -> Take:
     if is_map(field):
         return dict
-    if field.is_repeated:
+    if not field.is_repeated:
+        return _take_one(field)
+    if field.message_type is None:
         return list
-    if field.message_type is not None and field.message_type.full_name == Duration.DESCRIPTOR.full_name:
+    return lambda parts: [values_of(part) for part in parts]
+
+
+def _take_one(field: Any) -> Take:
+    if holds_json(field):
+        return read_json_text
+    if _is_duration(field):
         return _duration_text
     if field.message_type is not None:
         return values_of
@@ -129,6 +179,11 @@ def _take(field: Any) -> Take:
         words = enum_words(field.enum_type)
         return lambda number: words.get(number, str(number))
     return lambda value: value
+
+
+def _is_duration(field: Any) -> bool:
+    part = field.message_type
+    return bool(part is not None and part.full_name == Duration.DESCRIPTOR.full_name)
 
 
 def _duration_text(span: Duration) -> str:
@@ -144,8 +199,9 @@ def unknown_fields(message: Message, place: tuple[str | int, ...] = ()) -> Itera
     for field, value in message.ListFields():
         if field.message_type is None or is_map(field):
             continue
-        for each in value if field.is_repeated else (value,):
-            yield from unknown_fields(each, (*place, field.name))
+        for index, each in enumerate(value if field.is_repeated else (value,)):
+            below = (field.name, index) if field.is_repeated else (field.name,)
+            yield from unknown_fields(each, (*place, *below))
 
 
 class Answers:

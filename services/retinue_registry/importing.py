@@ -1,9 +1,18 @@
 """Works out what a project's files change: what they give, what they no longer give, what they keep."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from retinue_registry.catalog import Catalog
+from retinue_registry.circles import (
+    draft_needs,
+    draft_step,
+    explain_circle,
+    find_circles,
+    needs_of,
+    where_from,
+)
 from retinue_registry.component import ApiSource, Draft, FileSource, Key, Problem, Version
 from retinue_registry.files.project import Project
 from retinue_registry.files.source_file import SourceFile
@@ -37,6 +46,7 @@ def plan_import(catalog: Catalog, project: Project | None) -> Import:
         api = {version.key for version in catalog if isinstance(version.source, ApiSource)}
         there = kept | given | api
         found = [problem for file in good for problem in _unserved(file, there, project)]
+        found = found or list(_circles(catalog, good, api))
         if not found:
             break
         problems += found
@@ -73,5 +83,31 @@ def _unserved(file: SourceFile, there: set[Key], project: Project | None) -> Ite
             message = (
                 f"the {missing.kind} {missing.name!r} stands in {other[0].path}, which has problems itself"
             )
-        field = (*draft.field.split("."), *place)
-        yield Problem(file.path, file.tree.line(field), field_text(field), message, file.namespace)
+        yield _problem(file, draft, place, message)
+
+
+def _circles(catalog: Catalog, good: list[SourceFile], api: set[Key]) -> Iterator[Problem]:
+    """Yield the steps of good files in circles, which may lead through the API's and through what is kept."""
+    given = {draft.key: (file, draft) for file in good for draft in file.drafts if draft.key not in api}
+
+    def needs(key: Key) -> Iterable[Key]:
+        if key in given:
+            return draft_needs(given[key][1])
+        version = catalog.get(key)
+        return needs_of(key, catalog.references(version)) if version else ()
+
+    def where(key: Key) -> str:
+        holder = given[key][1] if key in given else catalog.get(key)
+        return where_from(holder.source) if holder else ""
+
+    for circle in find_circles(given, needs):
+        for holder, needed in pairwise(circle):
+            if holder in given:
+                file, draft = given[holder]
+                message = explain_circle(circle, holder, where)
+                yield _problem(file, draft, draft_step(draft, needed), message)
+
+
+def _problem(file: SourceFile, draft: Draft, place: tuple[str | int, ...], message: str) -> Problem:
+    field = (*draft.field.split("."), *place)
+    return Problem(file.path, file.tree.line(field), field_text(field), message, file.namespace)

@@ -5,10 +5,19 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from retinue.errors import ComponentInvalidError, EtagMismatchError, ReferenceNotFoundError, Violation
 from retinue_registry.catalog import Catalog
+from retinue_registry.circles import (
+    draft_needs,
+    draft_step,
+    explain_circle,
+    find_circles,
+    needs_of,
+    where_from,
+)
 from retinue_registry.component import Change, Codec, Draft, Key, Version
 from retinue_registry.references import dangling, explain
 from retinue_registry.validation import field_text
@@ -112,6 +121,32 @@ def check_references(catalog: Catalog, drafts: Sequence[Draft]) -> None:
     if violations:
         first = violations[0]
         raise ReferenceNotFoundError(f"{first.field}: {first.description}", violations=violations, **facts)
+
+
+def check_circles(catalog: Catalog, drafts: Sequence[Draft]) -> None:
+    """Raise ComponentInvalidError with the circles that the drafts would close. The catalog has none."""
+    given = {draft.key: draft for draft in drafts}
+
+    def needs(key: Key) -> Iterable[Key]:
+        if draft := given.get(key):
+            return draft_needs(draft)
+        version = catalog.get(key)
+        return needs_of(key, catalog.references(version)) if version else ()
+
+    def where(key: Key) -> str:
+        version = catalog.get(key)
+        return given[key].field if key in given else where_from(version.source) if version else ""
+
+    found: dict[Key, list[Violation]] = {key: [] for key in given}
+    for circle in find_circles(given, needs):
+        for holder, needed in pairwise(circle):
+            if draft := given.get(holder):
+                field = f"{draft.field}.{field_text(draft_step(draft, needed))}"
+                found[holder].append(Violation(field, explain_circle(circle, holder, where)))
+    violations = [each for of_one in found.values() for each in of_one]
+    if violations:
+        first = violations[0]
+        raise ComponentInvalidError(f"{first.field}: {first.description}", violations=violations)
 
 
 def check_etags(catalog: Catalog, drafts: Sequence[Draft]) -> None:

@@ -23,7 +23,15 @@ from retinue_registry.feed import Feed
 from retinue_registry.files.project import Project, load_project
 from retinue_registry.importing import plan_import
 from retinue_registry.kinds import KINDS
-from retinue_registry.plan import Outcome, Plan, check_etags, check_references, check_unique, plan_change
+from retinue_registry.plan import (
+    Outcome,
+    Plan,
+    check_circles,
+    check_etags,
+    check_references,
+    check_unique,
+    plan_change,
+)
 from retinue_registry.resolve import closure, find_runnable, not_found
 from retinue_registry.store import RequestRecord, Store, Write
 
@@ -117,7 +125,8 @@ class Registry:
     ) -> Applied:
         """Store drafts, all or none. A request_id that was used is answered as the first time.
 
-        Raises ReferenceNotFoundError, EtagMismatchError, RequestIdReusedError, StoreUnavailableError.
+        Raises ComponentInvalidError, ReferenceNotFoundError, EtagMismatchError, RequestIdReusedError,
+        StoreUnavailableError.
         """
         check_unique(drafts)
 
@@ -126,6 +135,7 @@ class Registry:
                 return await self._answer_again(known, digest)
             check_etags(self._catalog, drafts)
             check_references(self._catalog, drafts)
+            check_circles(self._catalog, drafts)
             now = _now_us()
             plan = plan_change(self._catalog, self._codec, drafts, time_us=now)
             record = None

@@ -5,7 +5,7 @@ import hashlib
 from retinue.errors import ComponentInvalidError, InvalidArgumentError, Violation
 from retinue.registry.v1 import component_pb2, service_pb2
 from retinue_registry.component import DEFAULT_NAMESPACE, ApiSource, Draft, Key
-from retinue_registry.convert import SPECS, kind_from_proto, unknown_fields, values_of
+from retinue_registry.convert import SPECS, kind_from_proto, message_place, unknown_fields, values_of
 from retinue_registry.models import Spec
 from retinue_registry.models.fields import Broken
 from retinue_registry.validation import check_labels, check_name, check_spec, field_text
@@ -83,9 +83,12 @@ def _draft(
     broken += broken_labels
     spec: Spec | None = None
     if kind:
-        spec, found = check_spec(kind, values_of(getattr(component, kind)))
+        message = getattr(component, kind)
+        spec, found = check_spec(kind, values_of(message))
         found += spec.without_folder() if spec else ()
-        broken += [Broken((kind, *each.place), each.message) for each in found]
+        broken += [
+            Broken((kind, *message_place(message.DESCRIPTOR, each.place)), each.message) for each in found
+        ]
     if broken or spec is None or kind is None:
         return None, broken
     key = Key(component.namespace or namespace, kind, component.name)

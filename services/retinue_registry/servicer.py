@@ -1,5 +1,6 @@
 """The RegistryService: requests in, the registry's answers out."""
 
+import asyncio
 import bisect
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -83,7 +84,8 @@ class RegistryServicer(service_pb2_grpc.RegistryServiceServicer):
     ) -> service_pb2.ApplyComponentsResponse:
         """Store a set of components."""
         applied = await self._registry.apply(
-            read_apply(request),
+            # In a thread: the largest schemas and templates take half a second to check.
+            await asyncio.to_thread(read_apply, request),
             namespace=read_namespace(request.namespace),
             request_id=request.request_id,
             digest=digest(request),

@@ -105,7 +105,9 @@ def _plain_words(message: str) -> str:
 def _fields_at(model: type[BaseModel], place: Place) -> list[str]:
     """The names of the fields of the part that stands at a place."""
     for part in place:
-        field = model.model_fields.get(str(part))
+        if isinstance(part, int):  # one of a list: the model is that of each
+            continue
+        field = model.model_fields.get(part)
         below = _part_of(field.annotation) if field else None
         if below is None:
             return []

@@ -66,10 +66,45 @@ def twice(key: int, _: dict[str, Any]) -> None:
     send(id=987654, result={})
 
 
-def ask(key: int, _: dict[str, Any]) -> None:
-    ASKING.append(key)
-    send(id="ping", method="ping")
-    send(id="unknown", method="roots/wonder")
+def ask(key: int, params: dict[str, Any]) -> None:
+    """Send the requests of the arguments; their answers are the result. Without an `id` they get one."""
+    asked = params["arguments"].get("requests", [{"method": "ping"}, {"method": "roots/wonder"}])
+    for number, request in enumerate(asked):
+        name = request.pop("id", f"{request['method']}-{number}")
+        ASKING[name] = key
+        send(id=name, **request)
+
+
+def ask_late(key: int, params: dict[str, Any]) -> None:
+    send(id=key, result=text("done"))
+    ask(key, params)
+
+
+def ask_hugely(key: int, params: dict[str, Any]) -> None:
+    message = "x" * params["arguments"]["size"]
+    request = {"method": "elicitation/create", "params": {"message": message, "requestedSchema": {}}}
+    ask(key, {"arguments": {"requests": [request]}})
+
+
+def take_back(_key: int, params: dict[str, Any]) -> dict[str, Any]:
+    """Take back a request of another call; without one, end the calls whose requests were taken back."""
+    name = params["arguments"].get("id")
+    if name:
+        send(method="notifications/cancelled", params={"requestId": name})
+        TAKEN_BACK.append(ASKING.pop(name))
+    else:
+        for key in TAKEN_BACK:
+            send(id=key, result=text("took it back"))
+    return text("done")
+
+
+def rounds(_key: int, params: dict[str, Any]) -> dict[str, Any]:
+    """Ask by results, as the arguments say for each round, and tell what came back."""
+    number = int(params.get("requestState", "0"))
+    left = params["arguments"]["rounds"]
+    if number < len(left):
+        return {"resultType": "input_required", "requestState": str(number + 1), **left[number]}
+    return text(json.dumps(params.get("inputResponses")))
 
 
 def refuse(key: int, _: dict[str, Any]) -> None:
@@ -98,7 +133,10 @@ def ask_back(_key: int, _: dict[str, Any]) -> dict[str, Any]:
 
 TOOLS: dict[str, Callable[[int, dict[str, Any]], dict[str, Any] | None]] = {
     each.__name__: each
-    for each in (echo, hang, big, bad_bytes, die, env, rename, meta, twice, ask, refuse, ask_back)
+    for each in (
+        *(echo, hang, big, bad_bytes, die, env, rename, meta, twice, refuse),
+        *(ask, ask_back, ask_late, ask_hugely, take_back, rounds),
+    )
 }
 LISTED: list[dict[str, Any]] = [
     *({"name": name, "inputSchema": {"type": "object"}} for name in TOOLS),
@@ -106,8 +144,11 @@ LISTED: list[dict[str, Any]] = [
     {"title": "nameless"},
 ]
 PAGE = 3
-ASKING: list[int] = []
-ANSWERS: dict[str, Any] = {}
+ASKING: dict[str, int] = {}
+"""The calls in which requests were sent, by the requests' ids."""
+TAKEN_BACK: list[int] = []
+ANSWERS: dict[int, dict[str, Any]] = {}
+"""What was answered, by the calls' ids."""
 
 
 def initialize(params: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +205,17 @@ def answer(key: int, method: str, params: dict[str, Any]) -> None:
         send(id=key, result=result)
 
 
+def take_answer(name: str, outcome: Any) -> None:
+    """Take an answer; the last of a call is its end."""
+    note("answers", json.dumps({name: outcome}))
+    if name not in ASKING:
+        return
+    key = ASKING.pop(name)
+    ANSWERS.setdefault(key, {})[name] = outcome
+    if key not in ASKING.values():
+        send(id=key, result=text(json.dumps(ANSWERS.pop(key))))
+
+
 def serve() -> None:
     """Take messages until the end of stdin."""
     for line in sys.stdin:
@@ -171,9 +223,7 @@ def serve() -> None:
         if "mute" in WAYS:
             continue
         if "method" not in message:
-            ANSWERS[message["id"]] = message.get("result", message.get("error"))
-            if len(ANSWERS) == len(("ping", "unknown")):
-                send(id=ASKING.pop(), result=text(json.dumps(ANSWERS)))
+            take_answer(message["id"], message.get("result", message.get("error")))
         elif "id" in message:
             answer(message["id"], message["method"], message.get("params") or {})
         elif message["method"] == "notifications/cancelled":

@@ -158,6 +158,11 @@ class McpRequestRefusedError(RetinueError):
     code = StatusCode.INVALID_ARGUMENT
 
 
+class McpServerRequestNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_SERVER_REQUEST_NOT_FOUND
+    code = StatusCode.NOT_FOUND
+
+
 class RunNotFoundError(RetinueError):
     reason = pb.ERROR_REASON_RUN_NOT_FOUND
     code = StatusCode.NOT_FOUND
@@ -206,6 +211,56 @@ class PayloadTooLargeError(RetinueError):
 class BudgetExceededError(RetinueError):
     reason = pb.ERROR_REASON_BUDGET_EXCEEDED
     code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class RunStateInvalidError(RetinueError):
+    reason = pb.ERROR_REASON_RUN_STATE_INVALID
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class InputNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_INPUT_NOT_FOUND
+    code = StatusCode.NOT_FOUND
+
+
+class InputClosedError(RetinueError):
+    reason = pb.ERROR_REASON_INPUT_CLOSED
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class InputMismatchError(RetinueError):
+    reason = pb.ERROR_REASON_INPUT_MISMATCH
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class SessionBusyError(RetinueError):
+    reason = pb.ERROR_REASON_SESSION_BUSY
+    code = StatusCode.ABORTED
+
+
+class OutputInvalidError(RetinueError):
+    reason = pb.ERROR_REASON_OUTPUT_INVALID
+    code = StatusCode.ABORTED
+
+
+class RunStalledError(RetinueError):
+    reason = pb.ERROR_REASON_RUN_STALLED
+    code = StatusCode.ABORTED
+
+
+class RunExpiredError(RetinueError):
+    reason = pb.ERROR_REASON_RUN_EXPIRED
+    code = StatusCode.DEADLINE_EXCEEDED
+
+
+class RunDepthExceededError(RetinueError):
+    reason = pb.ERROR_REASON_RUN_DEPTH_EXCEEDED
+    code = StatusCode.ABORTED
+
+
+class BlobNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_BLOB_NOT_FOUND
+    code = StatusCode.NOT_FOUND
 
 
 class LlmError(RetinueError):

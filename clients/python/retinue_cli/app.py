@@ -5,7 +5,22 @@ from typing import Annotated
 import typer
 
 from retinue_cli.call import Call, Engine, Json, McpHost, Namespace, Registry, Token
-from retinue_cli.commands import about, chat, config, dev, doctor, history, init, run, serve, tools, up
+from retinue_cli.commands import (
+    about,
+    chat,
+    config,
+    control,
+    dev,
+    doctor,
+    history,
+    init,
+    inputs,
+    report,
+    run,
+    serve,
+    tools,
+    up,
+)
 
 app = typer.Typer(
     name="retinue",
@@ -58,8 +73,17 @@ app.command(rich_help_panel=_USE)(run.run)
 app.command(rich_help_panel=_USE)(chat.chat)
 app.command(rich_help_panel=_USE)(run.watch)
 app.command(rich_help_panel=_USE)(run.cancel)
+app.command(rich_help_panel=_USE)(control.pause)
+app.command(rich_help_panel=_USE)(control.resume)
+app.command(rich_help_panel=_USE)(control.retry)
+app.command(rich_help_panel=_USE)(inputs.inputs)
+app.command(rich_help_panel=_USE)(inputs.approve)
+app.command(rich_help_panel=_USE)(inputs.deny)
+app.command(rich_help_panel=_USE)(inputs.answer)
 app.command(rich_help_panel=_LOOK)(history.runs)
 app.command(rich_help_panel=_LOOK)(history.sessions)
+app.command(rich_help_panel=_LOOK)(report.report)
+app.command(rich_help_panel=_LOOK)(report.trace)
 app.command(rich_help_panel=_LOOK)(tools.tools)
 app.command(rich_help_panel=_LOOK)(doctor.doctor)
 app.command(rich_help_panel=_CONFIGURE)(init.init)

@@ -3,25 +3,28 @@
 import json
 from typing import TYPE_CHECKING
 
+from retinue_cli.inputs import answered, asked
 from retinue_cli.output import Output
 from retinue_cli.wording import clean, count, dollars, one_line, seconds
 
 if TYPE_CHECKING:
+    from retinue.common.v1 import usage_pb2
     from retinue.engine.v1 import event_pb2, run_pb2
 
 _SHORT_ARGUMENTS = 300
 _SHORT_RESULT = 600
 _SHORT_RESULT_LINES = 8
 _FIRST_CLAIM = 2
-"""Where an engine takes up what was just accepted: nothing to tell."""
+_BEFORE_BEGIN = frozenset({"run_started", "conversation_restored"})
+"""An engine that claims a run after these takes up what was just accepted: nothing to tell."""
 _LONGEST_COMPACTED = 100_000
 
-SUCCEEDED, FAILED, CANCELLED = 5, 6, 7
+PAUSED, SUCCEEDED, FAILED, CANCELLED = 3, 5, 6, 7
 """RunState, without importing the stubs; a test holds them to the proto."""
 
 _STATES = {1: "queued", 2: "running", 3: "paused", 4: "waiting", 5: "succeeded", 6: "failed", 7: "cancelled"}
 _STATE_STYLES = {SUCCEEDED: "green", FAILED: "red", CANCELLED: "yellow"}
-_TOOL_OUTCOMES = {2: "the tool reports an error", 3: "no answer"}
+_TOOL_OUTCOMES = {2: "the tool reports an error", 3: "no answer", 4: "denied"}
 _OUTCOME_SUCCEEDED = 1
 
 
@@ -36,7 +39,11 @@ def state_style(state: int) -> str:
 
 
 class RunPrinter:
-    """Prints the events of one run and remembers where it stands."""
+    """Prints the events of one run and remembers where it stands.
+
+    The text of the run itself is shown as it comes; what happens in runs inside it, which may go side by
+    side, in whole lines behind the place of the call that they answer.
+    """
 
     def __init__(
         self, output: Output, *, full: bool = False, quiet: bool = False, brief: bool = False
@@ -48,7 +55,15 @@ class RunPrinter:
         self._at_line_start = True
         self._waiting = False
         self._turn_text = False
-        self._tools: dict[str, str] = {}
+        self._thinking = False
+        self._before: str | None = None
+        """The kind of the event before."""
+        self._event_run = ""
+        """The run that the event belongs to."""
+        self._place = ""
+        """Its place, where it is a run inside; else empty."""
+        self._places: dict[str, str] = {}
+        self._tools: dict[tuple[str, str], str] = {}
         self.run_id = ""
         self.session_id = ""
         self.sequence = 0
@@ -61,17 +76,33 @@ class RunPrinter:
         self.run_id = self.run_id or event.run_id
         self.sequence = event.sequence
         kind = event.WhichOneof("event")
-        if kind == "run_started":
-            self.session_id = event.run_started.session_id
-        elif kind == "run_finished":
-            self.result = event.run_finished.result
+        if True:
+            if kind == "run_started":
+                self.session_id = event.run_started.session_id
+            elif kind == "run_finished":
+                self.result = event.run_finished.result
+            elif kind == "child_run_finished":
+                self.result = event.child_run_finished.result
         if self._output.as_json:
             self._output.object(event)
             return
         self._stop_waiting()
+        self._event_run, self._place = event.run_id, self._place_of(event)
+        if self._thinking and kind != "reasoning_delta":
+            self.end_line()
+            self._thinking = False
         show = getattr(self, f"_show_{kind}", None)
         if show is not None:
             show(getattr(event, kind or ""))
+        self._before = kind
+
+    def _place_of(self, event: "event_pb2.RunEvent") -> str:
+        if event.run_id == self.run_id:
+            return ""
+        if event.HasField("child_run_started"):
+            self._places[event.run_id] = event.path
+        # Who joins later has not seen it begin: all before its own turn is the place of its call.
+        return self._places.get(event.run_id) or event.path.rpartition("/turn:")[0]
 
     def end_line(self) -> None:
         """Leave the cursor at the start of a line."""
@@ -80,9 +111,23 @@ class RunPrinter:
             self._output.raw("\n")
             self._at_line_start = True
 
+    def prompt(self, text: str) -> None:
+        """Ask for a line of input."""
+        self.end_line()
+        self._output.raw(text, style="bold")
+        self._at_line_start = False
+
+    def entered(self) -> None:
+        """Take in that the person has ended the line."""
+        self._at_line_start = True
+
     def _say(self, *parts: tuple[str, str], indent: int = 0) -> None:
-        if not self._quiet:
-            self.end_line()
+        if self._quiet:
+            return
+        self.end_line()
+        if self._place:
+            self._output.parts((f"{self._place} │ {' ' * indent}", "dim"), *parts)
+        else:
             self._output.parts(*parts, indent=indent)
 
     def _wait(self, text: str) -> None:
@@ -98,11 +143,30 @@ class RunPrinter:
 
     def _show_run_started(self, started: "event_pb2.RunStarted") -> None:
         if not self._brief:
-            self._say((f"{self.run_id} · {started.target.name} · session {started.session_id}", "dim"))
+            origin = f" · goes on from {started.origin.run_id}" if started.origin.run_id else ""
+            self._say(
+                (f"{self.run_id} · {started.target.name} · session {started.session_id}{origin}", "dim")
+            )
+
+    def _show_child_run_started(self, started: "event_pb2.ChildRunStarted") -> None:
+        message = started.message if self._full else one_line(started.message, _SHORT_ARGUMENTS)
+        self._say((f"{self._event_run} · {started.target.name} · {message}", "dim"))
+
+    def _show_conversation_restored(self, restored: "event_pb2.ConversationRestored") -> None:
+        self._say((f"({count(len(restored.messages_json), 'message')} of the run before)", "dim"))
 
     def _show_run_claimed(self, _: "event_pb2.RunClaimed") -> None:
-        if self.sequence > _FIRST_CLAIM:
+        if self._before == "run_suspended":
+            self._say(("(the run goes on)", "dim"))
+        elif self.sequence > _FIRST_CLAIM and self._before not in _BEFORE_BEGIN:
             self._say(("(an engine has taken over the run)", "yellow"))
+
+    def _show_run_suspended(self, suspended: "event_pb2.RunSuspended") -> None:
+        if suspended.state != PAUSED:
+            self._say(("(the run waits for an answer)", "yellow"))
+            return
+        why = f": {suspended.reason}" if suspended.reason else ""
+        self._say((f"(the run is paused{why}; `retinue resume {self.run_id}` lets it go on)", "yellow"))
 
     def _show_turn_started(self, turn: "event_pb2.TurnStarted") -> None:
         self._turn_text = False
@@ -110,14 +174,31 @@ class RunPrinter:
 
     def _show_text_delta(self, delta: "event_pb2.TextDelta") -> None:
         text = clean(delta.text)
-        if not text:
+        if not text or self._place:
             return
         self._turn_text = True
         self._output.raw(text)
         self._at_line_start = text.endswith("\n")
 
+    def _show_reasoning_delta(self, delta: "event_pb2.ReasoningDelta") -> None:
+        if self._place or self._quiet:
+            return
+        if not self._full:
+            self._wait("… thinks")
+            return
+        if not self._thinking:
+            self.end_line()
+            self._output.raw("(thinks) ", style="dim")
+        self._thinking = True
+        text = clean(delta.text)
+        self._output.raw(text, style="dim")
+        self._at_line_start = text.endswith("\n")
+
     def _show_message_completed(self, message: "event_pb2.MessageCompleted") -> None:
-        if message.text and not self._turn_text:
+        if self._place:
+            for line in clean(message.text).splitlines():
+                self._say((line, ""))
+        elif message.text and not self._turn_text:
             self._output.raw(message.text)
             self._at_line_start = message.text.endswith("\n")
         self.end_line()
@@ -135,9 +216,37 @@ class RunPrinter:
             return
         self._say((f"(the answer so far does not count and is asked for again{why})", "yellow"))
 
+    def _show_context_trimmed(self, trimmed: "event_pb2.ContextTrimmed") -> None:
+        left_out = count(trimmed.omitted_messages, "message")
+        tokens = f"about {trimmed.tokens_after:,} tokens in place of {trimmed.tokens_before:,}"
+        self._say((f"({left_out} left out from here on: {tokens})", "yellow"))
+
+    def _show_stall_noticed(self, noticed: "event_pb2.StallNoticed") -> None:
+        self._say((f"(no headway; the model is told: {self._line_of(noticed.message)})", "yellow"))
+
+    def _show_output_rejected(self, rejected: "event_pb2.OutputRejected") -> None:
+        why = self._line_of(rejected.message)
+        self._say((f"(the answer does not fit the output schema and is asked for again: {why})", "yellow"))
+
+    def _show_input_requested(self, requested: "event_pb2.InputRequested") -> None:
+        request = requested.request
+        self._say(("? ", "bold yellow"), (asked(request, longest=self._longest), "yellow"))
+        if request.question.schema_json:
+            self._say((f"as {self._line_of(request.question.schema_json)}", "dim"), indent=2)
+
+    def _show_input_received(self, received: "event_pb2.InputReceived") -> None:
+        self._say((f"({answered(received.answer, longest=self._longest)})", "yellow"))
+
+    @property
+    def _longest(self) -> int:
+        return _LONGEST_COMPACTED if self._full else _SHORT_ARGUMENTS
+
+    def _line_of(self, text: str) -> str:
+        return one_line(text, self._longest)
+
     def _show_tool_call_started(self, call: "event_pb2.ToolCallStarted") -> None:
         name = f"{call.server}.{call.tool}" if call.server else call.tool
-        self._tools[call.call_id] = name
+        self._tools[self._event_run, call.call_id] = name
         arguments = call.arguments_json if self._full else one_line(call.arguments_json, _SHORT_ARGUMENTS)
         self._say(("→ ", "cyan"), (name, "bold cyan"), (f" {arguments}", ""))
         self._wait(f"… {name}")
@@ -146,7 +255,7 @@ class RunPrinter:
         share = f"{progress.progress:g}"
         if progress.HasField("total") and progress.total > 0:
             share = f"{progress.progress / progress.total:.0%}"
-        name = self._tools.get(progress.call_id, "tool")
+        name = self._tools.get((self._event_run, progress.call_id), "tool")
         text = f"{name} {share} {progress.message}".rstrip()
         if self._output.animated:
             self._wait(f"… {text}")
@@ -154,7 +263,7 @@ class RunPrinter:
             self._say((text, "dim"), indent=2)
 
     def _show_tool_call_completed(self, done: "event_pb2.ToolCallCompleted") -> None:
-        name = self._tools.get(done.call_id, "tool")
+        name = self._tools.get((self._event_run, done.call_id), "tool")
         took = seconds(_span(done))
         if done.outcome == _OUTCOME_SUCCEEDED:
             self._say(("← ", "green"), (name, "bold green"), (f" {took}", "dim"))
@@ -164,6 +273,9 @@ class RunPrinter:
         text = done.text or done.structured_json or done.error.message
         for line in self._shortened(text).splitlines():
             self._say((line, "dim"), indent=2)
+        for each in done.attachments:
+            name = f" {each.name}" if each.name else ""
+            self._say((f"[{each.mime_type}{name}, {each.size_bytes:,} bytes]", "dim"), indent=2)
 
     def _shortened(self, text: str) -> str:
         if self._full:
@@ -174,20 +286,30 @@ class RunPrinter:
         left = len(text) - len(short)
         return f"{short}\n… {count(left, 'character')} more; --full shows all" if left > 1 else short
 
-    def _show_run_finished(self, finished: "event_pb2.RunFinished") -> None:
+    def _show_run_finished(self, finished: "event_pb2.RunFinished | event_pb2.ChildRunFinished") -> None:
         result = finished.result
-        style = state_style(result.state)
-        mark = {SUCCEEDED: "✓", FAILED: "✗"}.get(result.state, "■")
         if not self._quiet:
             self.end_line()
         if not self._quiet and not self._brief:
             self._output.line()
         if result.state == FAILED:
             self._quiet = False  # never silent about a failure
-            self._say((f"{mark} failed: ", "bold red"), (result.error.message, "red"))
-            self._say((bill(result), "dim"))
-            return
         if self._brief and result.state == SUCCEEDED:
+            self._say((bill(result), "dim"))
+        else:
+            self._show_end(result)
+
+    def _show_child_run_finished(self, finished: "event_pb2.ChildRunFinished") -> None:
+        if self._place:
+            self._show_end(finished.result)
+        else:
+            self._show_run_finished(finished)
+
+    def _show_end(self, result: "run_pb2.RunResult") -> None:
+        style = state_style(result.state)
+        mark = {SUCCEEDED: "✓", FAILED: "✗"}.get(result.state, "■")
+        if result.state == FAILED:
+            self._say((f"{mark} failed: ", "bold red"), (result.error.message, "red"))
             self._say((bill(result), "dim"))
             return
         name = state_name(result.state)
@@ -200,13 +322,19 @@ def bill(result: "run_pb2.RunResult") -> str:
     parts = [count(result.turns, "turn"), count(result.tool_calls, "tool call")]
     if result.retries:
         parts.append(count(result.retries, "failed model call"))
-    usage = result.usage
-    cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
-    reasoning = f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else ""
-    parts.append(f"tokens {usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out{reasoning}")
+    if result.repairs:
+        parts.append(count(result.repairs, "repaired answer"))
+    parts.append(f"tokens {tokens(result.usage)}")
     parts.append(dollars(result.cost.nano_usd, unknown=result.cost.unknown))
     parts.append(seconds(result.duration.seconds + result.duration.nanos / 1e9))
     return " · ".join(parts)
+
+
+def tokens(usage: "usage_pb2.Usage") -> str:
+    """Tokens in words: `1,212 in (800 cached), 38 out`."""
+    cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
+    reasoning = f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else ""
+    return f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out{reasoning}"
 
 
 def _compact(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from retinue_cli.asking import open_asker
 from retinue_cli.call import Call
 from retinue_cli.events import CANCELLED, FAILED, SUCCEEDED, RunPrinter, bill, state_name, state_style
 from retinue_cli.failures import CANCELLED as STATUS_CANCELLED
@@ -21,13 +22,29 @@ if TYPE_CHECKING:
 _STATUS = {SUCCEEDED: 0, FAILED: STATUS_FAILED, CANCELLED: STATUS_CANCELLED}
 
 
-async def follow(client: "Client", run_id: str, printer: RunPrinter, *, after_sequence: int = 0) -> None:
-    """Print a run's events after a given one until the run has ended."""
+async def follow(
+    call: Call,
+    client: "Client",
+    run_id: str,
+    printer: RunPrinter,
+    *,
+    after_sequence: int = 0,
+    interactive: bool = False,
+) -> None:
+    """Print a run's events after a given one until the run has ended.
+
+    What it asks people is asked right here where that is wanted and there is a terminal; else the commands
+    that answer it are shown.
+    """
     printer.run_id, printer.sequence = run_id, after_sequence
     events: AsyncIterator[event_pb2.RunEvent] = client.runs.watch(run_id, after_sequence=after_sequence)
-    async with aclosing(events) as open_events:  # type: ignore[type-var]
+    async with (
+        open_asker(call, client, printer, interactive=interactive) as asker,
+        aclosing(events) as open_events,  # type: ignore[type-var]
+    ):
         async for event in open_events:
             printer.event(event)
+            asker.hear(event)
 
 
 async def result_of(client: "Client", run_id: str, printer: RunPrinter, output: Output) -> int:

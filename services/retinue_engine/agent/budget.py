@@ -1,41 +1,114 @@
-"""Whether a run may make its next call: what it has used, held against its budget."""
+"""Whether a run may make its next call: what it has used, held against its budget and those above it."""
 
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from retinue.common.v1.usage_pb2 import Cost
 from retinue.errors import BudgetExceededError
-from retinue_engine.agent.conversation import Conversation
+from retinue_engine.agent.work import AgentRun
 from retinue_engine.definition import Budget
 
 
-def check_llm_call(budget: Budget, conversation: Conversation) -> None:
-    """Raise BudgetExceededError where tokens or money are used up."""
-    tokens = conversation.usage.input_tokens + conversation.usage.output_tokens
-    if budget.max_tokens is not None and tokens >= budget.max_tokens:
-        raise _exceeded("max_tokens", budget.max_tokens, tokens, "tokens")
-    limit, cost = budget.max_cost_nano_usd, conversation.cost
-    if limit is None or not conversation.turns:
-        return
-    if cost.unknown:
-        raise BudgetExceededError(
-            "the run has a budget in money, and the price of its model is not known: set `price` in the llm",
-            budget="max_cost_nano_usd",
-            limit=limit,
-            used="unknown",
-        )
-    if cost.nano_usd >= limit:
-        raise _exceeded("max_cost_nano_usd", limit, cost.nano_usd, "billionths of a US dollar")
+class _Account(NamedTuple):
+    """A budget and what was used of it."""
+
+    whose: str
+    budget: Budget
+    tokens: int
+    cost: Cost
+    turns: int
+    tool_calls: int
+    duration_s: float
 
 
-def check_tool_calls(budget: Budget, conversation: Conversation) -> None:
+def check_llm_call(run: AgentRun) -> None:
+    """Raise BudgetExceededError where tokens, money, turns or time are used up."""
+    for account in _accounts(run):
+        budget = account.budget
+        _check(account, "max_tokens", budget.max_tokens, account.tokens, "tokens")
+        _check(account, "max_turns", budget.max_turns, account.turns, "LLM calls")
+        _check(account, "max_duration", budget.max_duration_s, account.duration_s, "seconds")
+        limit, cost = budget.max_cost_nano_usd, account.cost
+        if limit is None or not account.turns:
+            continue
+        if cost.unknown:
+            raise BudgetExceededError(
+                f"{account.whose} has a budget in money, and the price of its model is not known: set "
+                "`price` in the llm",
+                budget="max_cost_nano_usd",
+                limit=limit,
+                used="unknown",
+            )
+        _check(account, "max_cost_nano_usd", limit, cost.nano_usd, "billionths of a US dollar")
+
+
+def check_tool_calls(run: AgentRun) -> None:
     """Raise BudgetExceededError where the calls that the model asks for are more than are left."""
-    limit = budget.max_tool_calls
-    # Of a turn that is taken up again some calls are counted already: they began within the budget.
-    asked = conversation.tool_calls + len(conversation.unanswered)
-    if limit is not None and asked > limit:
-        raise _exceeded("max_tool_calls", limit, asked, "tool calls, with those that the model asks for")
+    unanswered = len(run.conversation.unanswered)
+    for account in _accounts(run):
+        limit = account.budget.max_tool_calls
+        # Of a turn that is taken up again some calls are counted already: they began within the budget.
+        asked = account.tool_calls + unanswered
+        if limit is not None and asked > limit:
+            what = "tool calls, with those that the model asks for"
+            raise _exceeded(account.whose, "max_tool_calls", limit, asked, what)
+        _check(account, "max_duration", account.budget.max_duration_s, account.duration_s, "seconds")
 
 
-def _exceeded(name: str, limit: int, used: int, what: str) -> BudgetExceededError:
+_NONE = Budget()
+
+
+def _accounts(run: AgentRun) -> Iterator[_Account]:
+    """The run's own, those of the runs above it, and the session's; only those that have limits."""
+    each: AgentRun | None = run
+    while each is not None:
+        if each.agent.budget != _NONE:
+            yield _own(each)
+        if each.above is None and each.agent.session_budget != _NONE:
+            yield _session(each)
+        each = each.above
+
+
+def _own(run: AgentRun) -> _Account:
+    spent = run.conversation.spent
+    return _Account(
+        "the run", run.agent.budget, spent.tokens, spent.cost, spent.turns, spent.tool_calls, _duration_s(run)
+    )
+
+
+def _session(run: AgentRun) -> _Account:
+    spent, before = run.conversation.spent, run.work.session
+    cost = Cost(
+        nano_usd=before.nano_usd + spent.cost.nano_usd, unknown=before.unknown_cost or spent.cost.unknown
+    )
+    return _Account(
+        "the session",
+        run.agent.session_budget,
+        before.input_tokens + before.output_tokens + spent.tokens,
+        cost,
+        before.turns + spent.turns,
+        before.tool_calls + spent.tool_calls,
+        before.duration_us / 1_000_000 + _duration_s(run),
+    )
+
+
+def _duration_s(run: AgentRun) -> float:
+    """Since acceptance, without the time that the tree waited for people."""
+    work = run.work
+    since_us = work.row.create_us if run.above is None else work.tree.child(run.run_id).create_us
+    waited_us = work.tree.suspended_us if run.above is None else 0
+    return max(0.0, (time.time_ns() // 1000 - since_us - waited_us) / 1_000_000)
+
+
+def _check(account: _Account, name: str, limit: float | None, used: float, what: str) -> None:
+    if limit is not None and used >= limit:
+        raise _exceeded(account.whose, name, limit, used, what)
+
+
+def _exceeded(whose: str, name: str, limit: float, used: float, what: str) -> BudgetExceededError:
     return BudgetExceededError(
-        f"the run's budget is used up: {used} {what}, and {name} is {limit}",
+        f"the budget of {whose.removeprefix('the ')} is used up: {used:g} {what}, and {name} is {limit:g}",
         budget=name,
         limit=limit,
         used=used,

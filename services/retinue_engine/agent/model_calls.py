@@ -3,20 +3,19 @@
 import asyncio
 import random
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from retinue.common.v1.usage_pb2 import Cost, Usage
 from retinue.engine.v1 import event_pb2
 from retinue.errors import LlmError
-from retinue_engine.agent.conversation import Conversation
-from retinue_engine.agent.tool_calls import Emit
-from retinue_engine.definition import AgentDefinition, LlmDefinition
-from retinue_engine.journal import Journal
+from retinue_engine.agent.attachments import with_bytes
+from retinue_engine.agent.context import plan_trim
+from retinue_engine.agent.output import OutputSchema
+from retinue_engine.agent.toolset import ToolSet
+from retinue_engine.agent.work import AgentRun
+from retinue_engine.definition import LlmDefinition
 from retinue_engine.llm.model import ChatRequest, Completion
-from retinue_engine.llm.pricing import PriceTable
-from retinue_engine.llm.routing import Models
 from retinue_engine.outcome import run_error, set_seconds
-from retinue_engine.tools import ToolList
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 20.0
@@ -36,25 +35,14 @@ class _Next(NamedTuple):
 class ModelCalls:
     """The LLM calls of one agent run."""
 
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        agent: AgentDefinition,
-        conversation: Conversation,
-        journal: Journal,
-        models: Models,
-        prices: PriceTable,
-        emit: Emit,
-    ) -> None:
-        self._run_id = run_id
-        self._llms = agent.llms
-        self._conversation = conversation
-        self._journal = journal
-        self._models = models
-        self._emit = emit
-        self._endpoints = {llm.name: llm.endpoint() for llm in agent.llms}
-        self._prices = {llm.name: prices.price(llm.model, llm.price) for llm in agent.llms}
+    def __init__(self, run: AgentRun, schema: OutputSchema | None) -> None:
+        self._run = run
+        self._schema = schema
+        self._llms = run.agent.llms
+        self._conversation = run.conversation
+        self._endpoints = {llm.name: llm.endpoint() for llm in self._llms}
+        prices = run.work.means.prices
+        self._prices = {llm.name: prices.price(llm.model, llm.price) for llm in self._llms}
 
     def discard_open(self) -> None:
         """Say that an answer which an engine's stop cut off does not count."""
@@ -64,11 +52,13 @@ class ModelCalls:
                 reason="the engine stopped while the model was answering; the model is asked again",
                 next_llm=self._conversation.asked_llm,
             )
-            self._emit(f"turn:{self._conversation.turn}", message_discarded=discarded)
+            self._run.emit(f"turn:{self._conversation.turn}", message_discarded=discarded)
 
-    async def ask(self, tools: ToolList) -> None:
+    async def ask(self, tools: ToolSet) -> None:
         """Ask for the next answer. Raises the last LlmError where no llm gives one."""
         turn = self._conversation.turns + 1
+        if self._run.agent.max_context_tokens is not None:
+            self._trim(turn, self._run.agent.max_context_tokens)
         while True:
             llm = self._asked()
             try:
@@ -81,6 +71,42 @@ class ModelCalls:
                 await asyncio.sleep(follows.delay_s)
             else:
                 return
+
+    def _trim(self, turn: int, limit: int) -> None:
+        conversation = self._conversation
+        trim = plan_trim(self._sent(), conversation.first, limit)
+        if trim is not None:
+            trimmed = event_pb2.ContextTrimmed(
+                omitted_messages=conversation.omitted + trim.omitted,
+                tokens_before=trim.tokens_before,
+                tokens_after=trim.tokens_after,
+            )
+            self._run.emit(f"turn:{turn}", context_trimmed=trimmed)
+
+    def _sent(self) -> list[dict[str, Any]]:
+        """The conversation without what is left out."""
+        conversation = self._conversation
+        if not conversation.omitted:
+            return conversation.messages
+        first = conversation.first
+        return conversation.messages[:first] + conversation.messages[first + conversation.omitted :]
+
+    async def _request(self, llm: LlmDefinition, tools: ToolSet) -> ChatRequest:
+        messages = self._sent()
+        if any(isinstance(message.get("content"), list) for message in messages):
+            messages = await with_bytes(messages, self._run.work.find_blob)
+        if self._schema is None:
+            return ChatRequest(messages, tools.functions, llm.generation)
+        models = self._run.work.means.models
+        native = models.native_output(
+            llm.transport, llm.model, protocol=llm.protocol, mode=llm.structured_output
+        )
+        if native:
+            return ChatRequest(messages, tools.functions, llm.generation, self._schema.schema)
+        prompt = self._run.agent.system_prompt
+        text = f"{prompt}\n\n{self._schema.instruction}" if prompt else self._schema.instruction
+        rest = messages[self._conversation.first :]
+        return ChatRequest([{"role": "system", "content": text}, *rest], tools.functions, llm.generation)
 
     def _asked(self) -> LlmDefinition:
         name = self._conversation.next_llm
@@ -103,35 +129,42 @@ class ModelCalls:
             next_llm=follows.llm.name,
         )
         set_seconds(discarded.delay, follows.delay_s)
-        self._emit(f"turn:{turn}", message_discarded=discarded)
+        self._run.emit(f"turn:{turn}", message_discarded=discarded)
 
-    async def _try(self, turn: int, llm: LlmDefinition, tools: ToolList) -> None:
-        path = f"turn:{turn}"
-        self._emit(path, turn_started=event_pb2.TurnStarted(turn=turn, llm=llm.name, model=llm.model))
-        await self._journal.confirm_claim()
+    async def _try(self, turn: int, llm: LlmDefinition, tools: ToolSet) -> None:
+        run, step = self._run, f"turn:{turn}"
+        run.emit(step, turn_started=event_pb2.TurnStarted(turn=turn, llm=llm.name, model=llm.model))
+        journal = run.work.journal
+        request = await self._request(llm, tools)
+        await journal.confirm_claim()
         start = time.perf_counter()
         first_text: float | None = None
-        emit_text, run_id = self._journal.emit_text, self._run_id
+        run_id, path = run.run_id, run.place(step)
 
         def on_text(text: str) -> None:
             nonlocal first_text
             if first_text is None:
                 first_text = time.perf_counter()
-            emit_text(run_id, path, text)
+            journal.emit_text(run_id, path, text)
 
-        request = ChatRequest(self._conversation.messages, tools.functions, llm.generation)
-        completion = await self._models.complete(
-            llm.transport, self._endpoints[llm.name], request, on_text, protocol=llm.protocol
+        def on_reasoning(text: str) -> None:
+            journal.emit_reasoning(run_id, path, text)
+
+        completion = await run.work.means.models.complete(
+            llm.transport, self._endpoints[llm.name], request, on_text, on_reasoning, protocol=llm.protocol
         )
         message = self._message(llm, completion)
         set_seconds(message.duration, time.perf_counter() - start)
         if first_text is not None:
             set_seconds(message.time_to_first_text, first_text - start)
-        self._emit(path, message_completed=message)
+        run.emit(step, message_completed=message)
 
     def _message(self, llm: LlmDefinition, completion: Completion) -> event_pb2.MessageCompleted:
         message = event_pb2.MessageCompleted(
-            text=completion.text, finish_reason=completion.finish_reason, model=completion.model
+            text=completion.text,
+            finish_reason=completion.finish_reason,
+            model=completion.model,
+            reasoning=completion.reasoning,
         )
         seen: set[str] = set()
         for call in completion.tool_calls:

@@ -2,168 +2,177 @@
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from retinue.common.v1.error_pb2 import ERROR_REASON_INVALID_ARGUMENT, ERROR_REASON_MCP_TOOL_NOT_FOUND
 from retinue.engine.v1 import event_pb2
 from retinue.engine.v1.event_pb2 import (
     TOOL_CALL_OUTCOME_CALL_FAILED,
-    TOOL_CALL_OUTCOME_SUCCEEDED,
-    TOOL_CALL_OUTCOME_TOOL_ERROR,
+    TOOL_CALL_OUTCOME_DENIED,
     RequestedToolCall,
     ToolCallCompleted,
 )
 from retinue.engine.v1.run_pb2 import RunError
-from retinue.errors import RetinueError, ToolCallInterruptedError
-from retinue_engine.agent.conversation import Conversation, parse_arguments
-from retinue_engine.journal import Journal
+from retinue.errors import RetinueError, RunDepthExceededError
+from retinue_engine.agent.approvals import judge
+from retinue_engine.agent.conversation import parse_arguments
+from retinue_engine.agent.mcp_calls import call_mcp_tool
+from retinue_engine.agent.questions import ask_user
+from retinue_engine.agent.toolset import AgentTool, AnyTool, ToolSet
+from retinue_engine.agent.work import AgentRun
 from retinue_engine.outcome import run_error, set_seconds
-from retinue_engine.tools import Tool, Toolbox, ToolList, ToolRequest
+from retinue_engine.tools import Tool
 
-MAX_RESULT_BYTES = 384 * 1024
-"""Most of a result that a model is told; the rest is cut, and says so. An event holds text and structure."""
-
-MAX_PROGRESS_TEXT = 4 * 1024
-"""Most characters of a server's word on its progress."""
-
-
-class Emit(Protocol):
-    """Makes an event of the run and takes it into the conversation."""
-
-    def __call__(self, path: str, **what: object) -> None: ...
+CallAgent = Callable[[AgentRun, RequestedToolCall, AgentTool, str], Awaitable[bool]]
+"""Runs an agent that was called as a tool with a message; whether the call has its result."""
 
 
 class ToolCalls:
     """Makes the calls that the conversation's last answer asks for and that have no result yet."""
 
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        namespace: str,
-        tools: ToolList,
-        toolbox: Toolbox,
-        concurrency: int,
-        conversation: Conversation,
-        journal: Journal,
-        emit: Emit,
-    ) -> None:
-        self._run_id = run_id
-        self._namespace = namespace
+    def __init__(self, run: AgentRun, tools: ToolSet, call_agent: CallAgent) -> None:
+        self._run = run
         self._tools = tools
-        self._toolbox = toolbox
-        self._places = asyncio.Semaphore(concurrency)
-        self._conversation = conversation
-        self._journal = journal
-        self._emit = emit
+        self._call_agent = call_agent
+        self._places = asyncio.Semaphore(run.agent.tool_concurrency)
 
-    async def complete(self) -> None:
-        """Make the calls.
+    async def complete(self) -> bool:
+        """Make the calls; whether all have their results.
 
-        Raises ToolCallInterruptedError where one was under way when an engine stopped, and making it again
-        is not declared safe.
+        False where those that are left wait for somebody outside, or the run is to pause. Raises
+        ToolCallInterruptedError where one was under way when an engine stopped, and its policy is to fail.
         """
-        path = f"turn:{self._conversation.turn}"
-        calls = list(self._conversation.unanswered.values())
-        for call in calls:
-            if call.call_id in self._conversation.started:
-                self._check_repeatable(call)
+        calls = list(self._run.conversation.unanswered.values())
         if len(calls) == 1:
-            await self._call(path, calls[0])
-            return
+            return await self._advance(calls[0])
+        return await self._side_by_side()
+
+    async def _side_by_side(self) -> bool:
+        unanswered, arrivals = self._run.conversation.unanswered, self._run.work.arrivals
+        running: dict[str, asyncio.Task[bool]] = {}
         async with asyncio.TaskGroup() as group:
-            for call in calls:
-                group.create_task(self._call_in_turn(path, call))
+            seen = -1
+            while True:
+                if seen != arrivals.count:
+                    # What waited for an answer may have it now.
+                    seen = arrivals.count
+                    for call in list(unanswered.values()):
+                        if call.call_id not in running:
+                            running[call.call_id] = group.create_task(self._advance_in_turn(call))
+                if not running:
+                    return not unanswered
+                arrival = arrivals.next()
+                waiting: set[asyncio.Future[Any]] = {*running.values(), arrival}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                arrival.cancel()
+                running = {call_id: task for call_id, task in running.items() if not task.done()}
 
-    def _idempotency_key(self, call: RequestedToolCall) -> str:
-        return f"{self._run_id}:{self._conversation.turn}:{call.call_id}"
-
-    def _check_repeatable(self, call: RequestedToolCall) -> None:
-        tool = self._tools.by_name.get(call.name)
-        if tool is None or tool.repeatable:
-            return
-        raise ToolCallInterruptedError(
-            f"the engine stopped while {tool.server.name}/{tool.name} was being called, and it may have "
-            "happened: the server declares it neither idempotent nor read-only, so it is not called again",
-            server=tool.server.name,
-            tool=tool.name,
-        )
-
-    def _start(self, path: str, call: RequestedToolCall) -> None:
-        tool = self._tools.by_name.get(call.name)
-        started = event_pb2.ToolCallStarted(
-            call_id=call.call_id,
-            server=tool.server.name if tool else "",
-            tool=tool.name if tool else call.name,
-            arguments_json=call.arguments_json,
-            idempotency_key=self._idempotency_key(call),
-        )
-        self._emit(path, tool_call_started=started)
-
-    async def _call_in_turn(self, path: str, call: RequestedToolCall) -> None:
+    async def _advance_in_turn(self, call: RequestedToolCall) -> bool:
         async with self._places:
-            await self._call(path, call)
+            return not self._run.work.paused() and await self._advance(call)
 
-    async def _call(self, path: str, call: RequestedToolCall) -> None:
-        if call.call_id not in self._conversation.started:
-            self._start(path, call)
-            # A call is on record before it is made; those that begin together are one append.
-            await self._journal.commit()
-        start = time.perf_counter()
-        completed = await self._outcome(path, call)
-        set_seconds(completed.duration, time.perf_counter() - start)
-        self._emit(path, tool_call_completed=completed)
-
-    async def _outcome(self, path: str, call: RequestedToolCall) -> ToolCallCompleted:
+    async def _advance(self, call: RequestedToolCall) -> bool:
+        """Take a call as far as it can go now; whether it has its result."""
         tool = self._tools.by_name.get(call.name)
         if tool is None:
-            known = ", ".join(sorted(self._tools.by_name)) or "none"
-            text = f"there is no tool {call.name!r}; the tools are: {known}"
-            return _failed(call, text, RunError(reason=ERROR_REASON_MCP_TOOL_NOT_FOUND, message=text))
+            return self._refuse(call, None, self._unknown(call.name))
         arguments = parse_arguments(call.arguments_json)
         if isinstance(arguments, str):
-            return _failed(call, arguments, RunError(reason=ERROR_REASON_INVALID_ARGUMENT, message=arguments))
+            return self._refuse(call, tool, _invalid(arguments))
+        if isinstance(tool, Tool):
+            return await self._advance_mcp(call, tool)
+        needed = "message" if isinstance(tool, AgentTool) else "question"
+        text = arguments.get(needed)
+        if not isinstance(text, str) or not text.strip():
+            return self._refuse(call, tool, _missing(needed))
+        if isinstance(tool, AgentTool):
+            return await self._call_agent_tool(call, tool, text)
+        return self._answered(call, ask_user(self._run, call, arguments))
+
+    async def _advance_mcp(self, call: RequestedToolCall, tool: Tool) -> bool:
+        verdict = judge(self._run, call, tool)
+        if verdict.denial:
+            denied = ToolCallCompleted(outcome=TOOL_CALL_OUTCOME_DENIED, text=verdict.denial)
+            return self._answered(call, denied)
+        if verdict.arguments_json is None:
+            return False
+        await self._call_mcp(call, tool, verdict.arguments_json, changed=verdict.changed)
+        return True
+
+    def _unknown(self, name: str) -> ToolCallCompleted:
+        known = ", ".join(sorted(self._tools.by_name)) or "none"
+        text = f"there is no tool {name!r}; the tools are: {known}"
+        return _failed(text, RunError(reason=ERROR_REASON_MCP_TOOL_NOT_FOUND, message=text))
+
+    def _refuse(self, call: RequestedToolCall, tool: AnyTool | None, why: ToolCallCompleted) -> bool:
+        self._start(call, tool, call.arguments_json)
+        self._complete(call, why)
+        return True
+
+    def _answered(self, call: RequestedToolCall, completed: ToolCallCompleted | None) -> bool:
+        if completed is None:
+            return False
+        self._complete(call, completed)
+        return True
+
+    async def _call_agent_tool(self, call: RequestedToolCall, tool: AgentTool, message: str) -> bool:
+        if call.call_id not in self._run.conversation.started:
+            self._start(call, tool, call.arguments_json)
         try:
-            return await self._ask_tool(path, call, tool)
+            return await self._call_agent(self._run, call, tool, message)
+        except RunDepthExceededError as error:
+            self._complete(call, _failed(f"the agent was not asked: {error.message}", run_error(error)))
+            return True
+
+    async def _call_mcp(
+        self, call: RequestedToolCall, tool: Tool, arguments_json: str, *, changed: bool
+    ) -> None:
+        run = self._run
+        asked = run.conversation.asked.get(call.call_id)
+        again = asked is not None and asked.request.approval.interrupted
+        if call.call_id not in run.conversation.started or again:
+            self._start(call, tool, arguments_json)
+            # A call is on record before it is made; those that begin together are one append.
+            await run.work.journal.commit()
+        start = time.perf_counter()
+        try:
+            answer = await call_mcp_tool(run, call, tool, arguments_json, self._key(call))
         except RetinueError as error:
-            return _failed(call, f"the tool call failed: {error.message}", run_error(error))
+            completed, effects = _failed(f"the tool call failed: {error.message}", run_error(error)), None
+        else:
+            completed, effects = answer
+        if changed:
+            completed.text = f"[a person changed the arguments to {arguments_json}]\n{completed.text}"
+        set_seconds(completed.duration, time.perf_counter() - start)
+        completed.call_id = call.call_id
+        run.emit(f"turn:{run.conversation.turn}", effects, tool_call_completed=completed)
 
-    async def _ask_tool(self, path: str, call: RequestedToolCall, tool: Tool) -> ToolCallCompleted:
-        def on_progress(progress: float, total: float | None, message: str) -> None:
-            update = event_pb2.ToolCallProgress(
-                call_id=call.call_id, progress=progress, total=total, message=message[:MAX_PROGRESS_TEXT]
-            )
-            self._emit(path, tool_call_progress=update)
+    def _key(self, call: RequestedToolCall) -> str:
+        return f"{self._run.run_id}:{self._run.conversation.turn}:{call.call_id}"
 
-        request = ToolRequest(
-            namespace=self._namespace,
-            tool=tool,
-            arguments_json=call.arguments_json or "{}",
-            idempotency_key=self._idempotency_key(call),
-            run_id=self._run_id,
-        )
-        answer = await self._toolbox.call_tool(request, on_progress)
-        return ToolCallCompleted(
+    def _start(self, call: RequestedToolCall, tool: AnyTool | None, arguments_json: str) -> None:
+        started = event_pb2.ToolCallStarted(
             call_id=call.call_id,
-            outcome=TOOL_CALL_OUTCOME_TOOL_ERROR if answer.is_error else TOOL_CALL_OUTCOME_SUCCEEDED,
-            text=_cut(answer.text),
-            structured_json=answer.structured_json if _fits(answer.structured_json) else "",
+            server=tool.server.name if isinstance(tool, Tool) else "",
+            tool=tool.name if isinstance(tool, Tool) else call.name,
+            arguments_json=arguments_json,
+            idempotency_key=self._key(call),
         )
+        self._run.emit(f"turn:{self._run.conversation.turn}", tool_call_started=started)
+
+    def _complete(self, call: RequestedToolCall, completed: ToolCallCompleted) -> None:
+        completed.call_id = call.call_id
+        self._run.emit(f"turn:{self._run.conversation.turn}", tool_call_completed=completed)
 
 
-def _fits(text: str) -> bool:
-    # No character has more than 4 bytes; most texts are so short that nobody needs to count.
-    return 4 * len(text) <= MAX_RESULT_BYTES or len(text.encode()) <= MAX_RESULT_BYTES
+def _missing(name: str) -> ToolCallCompleted:
+    return _invalid(f"the argument {name!r} is missing, or not a text: call the tool again with it")
 
 
-def _cut(text: str) -> str:
-    if _fits(text):
-        return text
-    kept = text.encode()[:MAX_RESULT_BYTES].decode(errors="ignore")
-    return f"{kept}\n[cut: {len(text) - len(kept)} more characters]"
+def _invalid(text: str) -> ToolCallCompleted:
+    return _failed(text, RunError(reason=ERROR_REASON_INVALID_ARGUMENT, message=text))
 
 
-def _failed(call: RequestedToolCall, text: str, error: RunError) -> ToolCallCompleted:
-    return ToolCallCompleted(
-        call_id=call.call_id, outcome=TOOL_CALL_OUTCOME_CALL_FAILED, text=text, error=error
-    )
+def _failed(text: str, error: RunError) -> ToolCallCompleted:
+    return ToolCallCompleted(outcome=TOOL_CALL_OUTCOME_CALL_FAILED, text=text, error=error)

@@ -18,7 +18,14 @@ from retinue_engine.llm.failures import (
     timed_out,
     unreachable,
 )
-from retinue_engine.llm.model import ChatRequest, Completion, Endpoint, OnText
+from retinue_engine.llm.model import (
+    ChatRequest,
+    Completion,
+    Endpoint,
+    OnReasoning,
+    OnText,
+    ignore_reasoning,
+)
 from retinue_engine.llm.request import request_fields
 from retinue_engine.llm.sse import EventSplitter
 
@@ -59,8 +66,14 @@ class DirectTransport:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
-    async def complete(self, endpoint: Endpoint, request: ChatRequest, on_text: OnText) -> Completion:
-        """Ask, stream the text into `on_text`, and return the whole answer; see ChatModel."""
+    async def complete(
+        self,
+        endpoint: Endpoint,
+        request: ChatRequest,
+        on_text: OnText,
+        on_reasoning: OnReasoning = ignore_reasoning,
+    ) -> Completion:
+        """Ask, stream text and reasoning as they come, and return the whole answer; see ChatModel."""
         fields = request_fields(request)
         if _OPENAI_HOST in (endpoint.base_url or "") and "max_tokens" in fields:
             fields["max_completion_tokens"] = fields.pop("max_tokens")
@@ -71,14 +84,13 @@ class DirectTransport:
             raise not_sendable(endpoint, error) from None
         try:
             async with asyncio.timeout(endpoint.timeout_s) as deadline:
-                return await self._ask(endpoint, body, on_text)
+                return await self._ask(endpoint, body, Answer(endpoint, on_text, on_reasoning))
         except TimeoutError as error:
             if deadline.expired():
                 raise timed_out(endpoint) from None
             raise unreachable(endpoint, error) from error
 
-    async def _ask(self, endpoint: Endpoint, body: bytes, on_text: OnText) -> Completion:
-        answer = Answer(endpoint)
+    async def _ask(self, endpoint: Endpoint, body: bytes, answer: Answer) -> Completion:
         async with await self._send(endpoint, body) as response:
             try:
                 if response.status != HTTPStatus.OK:
@@ -86,9 +98,9 @@ class DirectTransport:
                     headers = {name.lower(): value for name, value in response.headers.items()}
                     raise error_from_status(endpoint, response.status, said.decode(errors="replace"), headers)
                 if response.content_type == "application/json":
-                    await _read_whole(response, endpoint, answer, on_text)
+                    await _read_whole(response, endpoint, answer)
                 else:
-                    await _read_stream(response, endpoint, answer, on_text)
+                    await _read_stream(response, endpoint, answer)
             except (aiohttp.ClientError, OSError):
                 if not answer.finished:
                     raise answer.broke_off() from None
@@ -109,26 +121,22 @@ class DirectTransport:
             raise unreachable(endpoint, error) from error
 
 
-async def _read_stream(
-    response: aiohttp.ClientResponse, endpoint: Endpoint, answer: Answer, on_text: OnText
-) -> None:
+async def _read_stream(response: aiohttp.ClientResponse, endpoint: Endpoint, answer: Answer) -> None:
     """The hot path: each read is cut, parsed and passed on as one piece."""
     feed, add, loads = EventSplitter(endpoint).feed, answer.add, orjson.loads
     async for read in response.content.iter_any():
-        text = ""
         done = False
         try:
             for data in feed(read):
                 try:
-                    text += add(loads(data))
+                    add(loads(data))
                 except orjson.JSONDecodeError:
                     if data == b"[DONE]":
                         done = True
                         break
-                    text += add(_loads_leniently(data, endpoint))
+                    add(_loads_leniently(data, endpoint))
         finally:
-            if text:
-                on_text(answer.add_text(text))
+            answer.flush()
         if done:
             await _read_to_end(response)
             return
@@ -141,15 +149,13 @@ async def _read_to_end(response: aiohttp.ClientResponse) -> None:
             await _read_at_most(response, _MAX_ERROR_BYTES)
 
 
-async def _read_whole(
-    response: aiohttp.ClientResponse, endpoint: Endpoint, answer: Answer, on_text: OnText
-) -> None:
+async def _read_whole(response: aiohttp.ClientResponse, endpoint: Endpoint, answer: Answer) -> None:
     """An answer in one piece, from a server that does not stream."""
     body = await _read_at_most(response, MAX_ANSWER_CHARS + 1)
     if len(body) > MAX_ANSWER_CHARS:
         raise not_in_protocol(endpoint, f"more than {MAX_ANSWER_CHARS} bytes")
-    if text := answer.add(_loads_leniently(body, endpoint)):
-        on_text(answer.add_text(text))
+    answer.add(_loads_leniently(body, endpoint))
+    answer.flush()
 
 
 async def _read_at_most(response: aiohttp.ClientResponse, limit: int) -> bytes:

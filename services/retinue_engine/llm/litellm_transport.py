@@ -16,12 +16,25 @@ from retinue_engine.llm.answer import MAX_ANSWER_CHARS, Answer
 from retinue_engine.llm.failures import not_sendable, timed_out
 from retinue_engine.llm.litellm_failures import error_from_litellm
 from retinue_engine.llm.litellm_import import import_litellm
-from retinue_engine.llm.model import ChatRequest, Completion, Endpoint, OnText
+from retinue_engine.llm.litellm_output import is_asked_over_network, takes_output_schema
+from retinue_engine.llm.model import (
+    ChatRequest,
+    Completion,
+    Endpoint,
+    OnReasoning,
+    OnText,
+    ignore_reasoning,
+)
 from retinue_engine.llm.request import request_fields
 
 _NO_KEY = "no-key"
 """Sent where a server of the user's own needs no key: given none, litellm would send it the key that it finds
 in this process's environment."""
+
+_SAYS = ("content", "reasoning_content", "tool_calls")
+"""The keys of a delta that say something."""
+
+_MAX_KNOWN_MODELS = 1024
 
 
 @asynccontextmanager
@@ -40,6 +53,7 @@ class LitellmTransport:
     def __init__(self) -> None:
         self._litellm: Any = None
         self._importing = asyncio.Lock()
+        self._knows_output_schemas: dict[tuple[str, str | None], bool] = {}
 
     async def warm(self) -> Any:
         """Import litellm, once, however many ask, without stopping the event loop."""
@@ -58,27 +72,44 @@ class LitellmTransport:
             self._litellm.in_memory_llm_clients_cache.flush_cache()
             vars(self._litellm).pop("module_level_aclient", None)
 
+    async def knows_output_schemas(self, model: str, *, provider: str | None = None) -> bool:
+        """Whether a model's provider takes an output schema; False where litellm does not know it."""
+        if is_asked_over_network(model, provider):
+            return False
+        known = self._knows_output_schemas.get((model, provider))
+        if known is None:
+            litellm = await self.warm()
+            known = await asyncio.to_thread(takes_output_schema, litellm, model, provider)
+            if len(self._knows_output_schemas) >= _MAX_KNOWN_MODELS:
+                self._knows_output_schemas.clear()
+            self._knows_output_schemas[model, provider] = known
+        return known
+
     async def complete(
-        self, endpoint: Endpoint, request: ChatRequest, on_text: OnText, *, provider: str | None = None
+        self,
+        endpoint: Endpoint,
+        request: ChatRequest,
+        on_text: OnText,
+        on_reasoning: OnReasoning = ignore_reasoning,
+        *,
+        provider: str | None = None,
     ) -> Completion:
-        """Ask, stream the text into `on_text`, and return the whole answer; see ChatModel.
+        """Ask, stream text and reasoning as they come, and return the whole answer; see ChatModel.
 
         `provider` is litellm's name of the provider, where it does not stand in the model's name.
         """
         litellm = await self.warm()
-        answer = Answer(endpoint)
+        answer = Answer(endpoint, on_text, on_reasoning)
         try:
             async with asyncio.timeout(endpoint.timeout_s) as deadline:
-                await self._ask(litellm, _arguments(endpoint, request, provider), endpoint, answer, on_text)
+                await self._ask(litellm, _arguments(endpoint, request, provider), endpoint, answer)
         except TimeoutError as error:
             if deadline.expired():
                 raise timed_out(endpoint) from None
             raise error_from_litellm(endpoint, error, answer) from error
         return answer.completion()
 
-    async def _ask(
-        self, litellm: Any, arguments: dict[str, Any], endpoint: Endpoint, answer: Answer, on_text: OnText
-    ) -> None:
+    async def _ask(self, litellm: Any, arguments: dict[str, Any], endpoint: Endpoint, answer: Answer) -> None:
         if "seed" in arguments and "seed" not in (
             litellm.get_supported_openai_params(arguments["model"]) or ()
         ):
@@ -99,8 +130,8 @@ class LitellmTransport:
                     if answer.finished and isinstance(failure, LlmUnavailableError):
                         return  # the connection broke after the whole answer
                     raise failure from error
-                if text := answer.add(chunk):
-                    on_text(answer.add_text(text))
+                answer.add(chunk)
+                answer.flush()
 
 
 def _arguments(endpoint: Endpoint, request: ChatRequest, provider: str | None) -> dict[str, Any]:
@@ -145,7 +176,7 @@ async def _chunks(stream: Any) -> AsyncGenerator[dict[str, Any]]:
         async for chunk in stream:
             # The wrapper's own finish reason and usage may be made up; the provider's are read below.
             choices = [_choice(each) for each in chunk.choices]
-            if any(each["delta"].get("content") or each["delta"].get("tool_calls") for each in choices):
+            if any(each["delta"].get(key) for each in choices for key in _SAYS):
                 yield {"model": chunk.model, "choices": choices}
         if not stream.chunks:
             return  # nothing came that litellm could read

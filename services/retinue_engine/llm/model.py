@@ -7,6 +7,13 @@ from typing import Any, Protocol
 OnText = Callable[[str], None]
 """Takes text as it comes: called from the event loop, once for all text of a read; never blocks or fails."""
 
+OnReasoning = Callable[[str], None]
+"""Takes what a model thinks before and between its text, as OnText takes text."""
+
+
+def ignore_reasoning(_: str) -> None:
+    """An OnReasoning for those who do not listen."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -42,6 +49,8 @@ class ChatRequest:
     tools: Sequence[Mapping[str, Any]]
     """The tools it may ask for, in the OpenAI format `{"type": "function", "function": {...}}`."""
     generation: Generation = Generation()
+    output_schema: Mapping[str, Any] | None = None
+    """JSON Schema of the text, for the provider's own structured mode; None asks for plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +86,22 @@ class Completion:
     """None where the provider did not say."""
     model: str
     """The model that answered, in the provider's words; the asked one where it did not say."""
+    reasoning: str = ""
+    """What it thought, as far as the provider shows it."""
 
 
 class ChatModel(Protocol):
     """A transport: asks a model and gives its answer."""
 
-    async def complete(self, endpoint: Endpoint, request: ChatRequest, on_text: OnText) -> Completion:
-        """Ask, stream the text into `on_text`, and return the whole answer.
+    async def complete(
+        self,
+        endpoint: Endpoint,
+        request: ChatRequest,
+        on_text: OnText,
+        on_reasoning: OnReasoning = ignore_reasoning,
+    ) -> Completion:
+        """Ask, stream text and reasoning as they come, and return the whole answer.
 
-        Raises a subclass of LlmError; text that went to `on_text` before does not count then. Cancelling
-        closes the connection to the provider.
+        Raises a subclass of LlmError; what was streamed before does not count then. Cancelling closes the
+        connection to the provider.
         """

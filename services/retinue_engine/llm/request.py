@@ -6,7 +6,7 @@ from retinue_engine.llm.model import ChatRequest
 
 
 def request_fields(request: ChatRequest) -> dict[str, Any]:
-    """Messages, tools and generation settings; what is not set is left out."""
+    """Messages, tools, generation settings and output schema; what is not set is left out."""
     fields: dict[str, Any] = {"messages": list(request.messages)}
     if request.tools:
         fields["tools"] = list(request.tools)
@@ -21,4 +21,8 @@ def request_fields(request: ChatRequest) -> dict[str, Any]:
         fields["seed"] = settings.seed
     if settings.stop:
         fields["stop"] = list(settings.stop)
+    if request.output_schema is not None:
+        # Without `strict`: that allows a part of JSON Schema only, and refuses the rest.
+        schema = {"name": "output", "schema": request.output_schema}
+        fields["response_format"] = {"type": "json_schema", "json_schema": schema}
     return fields

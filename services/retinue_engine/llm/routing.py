@@ -7,10 +7,18 @@ from typing import Literal
 from retinue.errors import ComponentInvalidError, Violation
 from retinue_engine.llm.direct import DirectTransport, open_direct
 from retinue_engine.llm.litellm_transport import LitellmTransport, open_litellm
-from retinue_engine.llm.model import ChatRequest, Completion, Endpoint, OnText
+from retinue_engine.llm.model import (
+    ChatRequest,
+    Completion,
+    Endpoint,
+    OnReasoning,
+    OnText,
+    ignore_reasoning,
+)
 
 Transport = Literal["direct", "litellm"]
 Protocol = Literal["openai_chat"]
+StructuredOutput = Literal["auto", "native", "instruction"]
 
 _LITELLM_PROVIDERS: dict[Protocol, str] = {"openai_chat": "openai"}
 """litellm's name of the provider that speaks a protocol."""
@@ -48,15 +56,35 @@ class Models:
         endpoint: Endpoint,
         request: ChatRequest,
         on_text: OnText,
+        on_reasoning: OnReasoning = ignore_reasoning,
         *,
         protocol: Protocol | None = None,
     ) -> Completion:
         """Ask a model; see ChatModel. `protocol` is what the spec declares."""
         if transport == "direct":
-            return await self._direct.complete(endpoint, request, on_text)
-        # litellm finds the provider by the model's name; a declared protocol says it, whatever the name.
-        provider = _LITELLM_PROVIDERS[protocol] if protocol else None
-        return await self._litellm.complete(endpoint, request, on_text, provider=provider)
+            return await self._direct.complete(endpoint, request, on_text, on_reasoning)
+        provider = _litellm_provider(protocol)
+        return await self._litellm.complete(endpoint, request, on_text, on_reasoning, provider=provider)
+
+    async def native_output(
+        self,
+        transport: Transport,
+        model: str,
+        *,
+        protocol: Protocol | None = None,
+        mode: StructuredOutput = "auto",
+    ) -> bool:
+        """Whether an output schema goes to the provider; else it goes to the model, as an instruction."""
+        if mode != "auto":
+            return mode == "native"
+        if transport == "direct":
+            return True
+        return await self._litellm.knows_output_schemas(model, provider=_litellm_provider(protocol))
+
+
+def _litellm_provider(protocol: Protocol | None) -> str | None:
+    # litellm finds the provider by the model's name; a declared protocol says it, whatever the name.
+    return _LITELLM_PROVIDERS[protocol] if protocol else None
 
 
 @asynccontextmanager

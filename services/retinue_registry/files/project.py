@@ -3,12 +3,15 @@
 import functools
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
+from retinue_registry.circles import explain_circle, find_circles
 from retinue_registry.component import Key, Problem
 from retinue_registry.files.discover import find_included
 from retinue_registry.files.source_file import INCLUDE, SourceFile, read_source_file
-from retinue_registry.files.tree import Fault
+from retinue_registry.files.tree import Fault, Place
+from retinue_registry.kinds import KINDS
 from retinue_registry.references import explain
 
 MAX_SUGGESTIONS = 200
@@ -55,6 +58,7 @@ def load_project(anchor: Path, *, elsewhere: Collection[Key] = ()) -> Project:
             project.files.append(read_source_file(found, found.relative_to(root).as_posix()))
     _check_unique(project)
     _check_references(project, frozenset(elsewhere))
+    _check_circles(project, frozenset(elsewhere))
     return project
 
 
@@ -82,6 +86,25 @@ def _check_references(project: Project, elsewhere: frozenset[Key]) -> None:
         return explain(missing, sorted(names.get((missing.namespace, missing.kind), ())) if suggest else ())
 
     for file in project.files:
-        for place, needed in file.needs:
+        for place, _, needed in file.needs:
             if needed not in declared and needed not in elsewhere:
                 file.problem(place, why(needed))
+
+
+def _check_circles(project: Project, elsewhere: frozenset[Key]) -> None:
+    """Note each step of the circles among the files; what stands elsewhere too is not the file's."""
+    declared = project.declared
+    steps: dict[Key, dict[Key, tuple[SourceFile, Place]]] = {}
+    for file in project.files:
+        for place, holder, needed in file.needs:
+            if KINDS[needed.kind].refers and holder not in elsewhere:
+                steps.setdefault(holder, {}).setdefault(needed, (file, place))
+
+    def where(key: Key) -> str:
+        file, line = declared[key]
+        return f"{file.path}:{line}"
+
+    for circle in find_circles(steps, lambda key: steps.get(key, ())):
+        for holder, needed in pairwise(circle):
+            file, place = steps[holder][needed]
+            file.problem(place, explain_circle(circle, holder, where))

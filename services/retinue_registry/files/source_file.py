@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from retinue_registry.component import DEFAULT_NAMESPACE, Draft, FileSource, Key, Problem
 from retinue_registry.files.discover import ANCHOR, read_text
@@ -18,6 +18,15 @@ from retinue_registry.validation import LABELS, check_labels, check_name, check_
 NAMESPACE = "namespace"
 INCLUDE = "include"
 _PLURALS = {kind.plural: kind for kind in KINDS.values()}
+
+
+class Need(NamedTuple):
+    """That one component needs another one."""
+
+    place: Place
+    """In the file, where the other one is named."""
+    holder: Key
+    needed: Key
 
 
 @dataclass(slots=True)
@@ -35,8 +44,8 @@ class SourceFile:
     include: list[str] | None = None
     """The anchor's patterns; None where they could not be read, or it is not the anchor."""
     problems: list[Problem] = field(default_factory=list)
-    needs: list[tuple[Place, Key]] = field(default_factory=list)
-    """What its components refer to, each with its place, of wrong components too."""
+    needs: list[Need] = field(default_factory=list)
+    """What its components refer to, those of wrong ones too."""
     tree: Tree = field(default_factory=Tree)
 
     def problem(self, place: Place, message: str, *, line: int | None = None) -> None:
@@ -117,7 +126,8 @@ def _check_entry(result: SourceFile, kind: Kind, name: str, entry: Mapping[str, 
     _note(result, place, (*broken, *broken_labels))
     for where, needed, wanted in kind.references(entry):
         if result.namespace and not check_name(wanted):
-            result.needs.append(((*place, *where), Key(result.namespace, needed, wanted)))
+            holder = Key(result.namespace, kind.name, name)
+            result.needs.append(Need((*place, *where), holder, Key(result.namespace, needed, wanted)))
     if spec is None or broken_labels or result.namespace is None:
         return
     source = FileSource(result.path, result.tree.line(place))

@@ -1,22 +1,58 @@
 """The rules of an agent."""
 
-from typing import Annotated
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from retinue_registry.models.fields import (
     INT32_MAX,
     INT64_MAX,
+    Broken,
     Count,
     Duration,
     Name,
     Part,
     RefersTo,
+    Required,
     Spec,
     Text,
     once_each,
 )
+from retinue_registry.models.json_schema import JsonSchema
 from retinue_registry.models.llm import GenerationSettings
+from retinue_registry.models.template import template_names
+from retinue_registry.nearest import did_you_mean
+
+ASK_USER = "ask_user"
+"""The field, and the tool that it gives."""
+MAX_VARIABLES = 64
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+# Words that a template reads as something else.
+_WORDS = frozenset(
+    ("and", "else", "false", "False", "if", "in", "is", "none", "None", "not", "or", "self", "true", "True")
+)
+
+
+def _variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name) or name in _WORDS:
+        raise ValueError(
+            f"{name[:80]!r} cannot be a variable: use 1 to 64 of A-Z, a-z, 0-9 and _, no digit first, "
+            "and no word of the template language"
+        )
+    return name
+
+
+def _pattern(text: str) -> str:
+    if found := re.search(r"[\s\[\]]", text):
+        raise ValueError(f"holds {found.group()!r}: it is the name of a tool, or one with * and ? in it")
+    return text
+
+
+VariableName = Annotated[str, AfterValidator(_variable)]
+ToolPattern = Annotated[Required, Field(max_length=256), AfterValidator(_pattern)]
 
 
 class Budget(Part):
@@ -25,6 +61,17 @@ class Budget(Part):
     max_tokens: Annotated[int, Field(ge=1, le=INT64_MAX)] | None = None
     max_cost_nano_usd: Annotated[int, Field(ge=0, le=INT64_MAX)] | None = None
     max_tool_calls: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
+    max_turns: Count | None = None
+    max_duration: Duration | None = None
+
+
+class ToolPolicy(Part):
+    """A rule for some of an agent's tools."""
+
+    server: Name | None = None
+    tool: ToolPattern | None = None
+    approval: Literal["never", "always", "destructive"] | None = None
+    interrupted: Literal["repeat", "ask", "fail"] | None = None
 
 
 class AgentSpec(Spec):
@@ -41,3 +88,59 @@ class AgentSpec(Spec):
     timeout: Duration | None = None
     fallback_llms: Annotated[list[Name], AfterValidator(once_each), RefersTo("llm")] | None = None
     budget: Budget | None = None
+    agents: Annotated[list[Name], AfterValidator(once_each), RefersTo("agent")] | None = None
+    tool_policies: list[ToolPolicy] | None = None
+    ask_user: bool | None = None
+    output_schema: JsonSchema | None = None
+    max_repairs: Annotated[int, Field(ge=0, le=20)] | None = None
+    session_budget: Budget | None = None
+    max_context_tokens: Annotated[int, Field(ge=256, le=INT64_MAX)] | None = None
+    stall_after: Annotated[int, Field(ge=2, le=1000)] | None = None
+    variables: Annotated[dict[VariableName, Text], Field(max_length=MAX_VARIABLES)] | None = None
+    input_timeout: Duration | None = None
+
+    @classmethod
+    def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
+        """Yield policies without effect, variables without a place, and tools of one name."""
+        servers, policies = _list(given.get("mcp_servers")), _list(given.get("tool_policies"))
+        for index, policy in enumerate(policies):
+            if isinstance(policy, dict):
+                yield from _no_effect(("tool_policies", index), policy, servers)
+        yield from _variables(given)
+        if given.get(ASK_USER) is True and ASK_USER in _list(given.get("agents")):
+            yield Broken(
+                (ASK_USER,), f"gives a tool of this name, and so does the agent {ASK_USER}: rename the agent"
+            )
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _no_effect(
+    place: tuple[str | int, ...], policy: Mapping[str, Any], servers: list[Any]
+) -> Iterator[Broken]:
+    server = policy.get("server")
+    if isinstance(server, str) and server not in servers:
+        near = did_you_mean(server, (each for each in servers if isinstance(each, str)))
+        yield Broken((*place, "server"), f"{server[:80]!r} is none of the agent's mcp_servers{near}")
+    if not {"approval", "interrupted"} & policy.keys():
+        yield Broken(place, "says nothing: set approval or interrupted")
+
+
+def _variables(given: Mapping[str, Any]) -> Iterator[Broken]:
+    variables, prompt = given.get("variables"), given.get("system_prompt")
+    if not isinstance(variables, dict) or not variables:
+        return
+    if not isinstance(prompt, str):
+        if prompt is None:
+            yield Broken(("variables",), "need a system_prompt in which they stand")
+        return
+    try:
+        names = template_names(prompt)
+    except ValueError as error:
+        yield Broken(("system_prompt",), f"{error}; it is a template, as there are variables")
+        return
+    for name in variables:
+        if _VARIABLE.fullmatch(name) and name not in _WORDS and name not in names:
+            yield Broken(("variables", name), f"stands nowhere in system_prompt{did_you_mean(name, names)}")

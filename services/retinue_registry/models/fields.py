@@ -1,13 +1,14 @@
 """The types that the fields of specs are made of. Names, ranges and comments are those of the protos."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from retinue_kit.secrets import REFERENCE
 
@@ -86,13 +87,20 @@ def _text(text: str) -> str:
     return text
 
 
-def _plain(text: str) -> str:
+def broken_text(text: str) -> str | None:
+    """What is wrong with a text that is no secret; None where nothing is."""
     if found := _REFERENCE_START.search(text):
-        raise ValueError(
+        return (
             f"holds {found.group()}…}}, and references are only allowed in secret fields: api_key, and "
             "the values of headers and env"
         )
-    return _text(text)
+    return "must not hold a NUL character" if "\0" in text else None
+
+
+def _plain(text: str) -> str:
+    if wrong := broken_text(text):
+        raise ValueError(wrong)
+    return text
 
 
 def _secret(text: str) -> str:
@@ -162,6 +170,18 @@ def once_each(names: list[str]) -> list[str]:
     if twice:
         raise ValueError(f"names {', '.join(twice)} more than once")
     return names
+
+
+def refuse(broken: Iterable[Broken]) -> None:
+    """Refuse what breaks rules, for a validator of a field; places are inside the field."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("broken", "{error}", {"error": each.message}), loc=each.place, input=""
+        )
+        for each in broken
+    ]
+    if details:
+        raise ValidationError.from_exception_data("field", details)
 
 
 Name = Annotated[str, AfterValidator(_name)]

@@ -56,6 +56,7 @@ class LlmSpec(Spec):
     timeout: Duration | None = None
     price: LlmPrice | None = None
     max_retries: Annotated[int, Field(ge=0, le=20)] | None = None
+    structured_output: Literal["auto", "native", "instruction"] | None = None
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

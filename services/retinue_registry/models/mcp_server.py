@@ -55,6 +55,7 @@ class McpServerSpec(Spec):
     connect_timeout: Duration | None = None
     call_timeout: Duration | None = None
     idle_timeout: Duration | None = None
+    allow_sampling: bool | None = None
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

@@ -6,7 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
-from retinue_engine.store import JournalRecord, RunOutcome, RunRow, Store
+from retinue_engine.store import (
+    RUN_STATE_RUNNING,
+    RUN_STATE_WAITING,
+    BlobRow,
+    Effects,
+    InputRow,
+    JournalRecord,
+    RunOutcome,
+    RunRow,
+    Store,
+    Suspension,
+    Totals,
+)
 
 LATER_US = 2**60
 """When every lease is over."""
@@ -45,7 +57,49 @@ def record(
     return JournalRecord(run.run_id, first, last or first, writer or run.writer, text)
 
 
-def end_of(run: RunRow, *messages: str, state: int = RUN_STATE_SUCCEEDED, end_us: int = 0) -> RunOutcome:
+def make_child(root: RunRow, number: int = 1, **changes: Any) -> RunRow:
+    """A child of a root, as it begins."""
+    run_id = f"{root.run_id}-{number}"
+    child = replace(
+        root,
+        run_id=run_id,
+        request_id="",
+        session_id="",
+        create_us=root.create_us + number,
+        lease_us=0,
+        parent_run_id=root.run_id,
+        path=f"turn:{number}/call:1",
+        state=RUN_STATE_RUNNING,
+    )
+    return replace(child, **changes)
+
+
+def make_input(root: RunRow, number: int = 1, **changes: Any) -> InputRow:
+    """A request for input of a tree."""
+    asked = InputRow(
+        input_id=f"input-{root.run_id}-{number}",
+        namespace=root.namespace,
+        root_run_id=root.run_id,
+        create_us=root.create_us + number,
+        expire_us=LATER_US,
+        request=b"may I?",
+    )
+    return replace(asked, **changes)
+
+
+def make_blob(root: RunRow, number: int = 1) -> BlobRow:
+    """A blob of a tree."""
+    return BlobRow(root.run_id, f"blob-{number}", "image/png", "a.png", bytes(range(256)) * number)
+
+
+def end_of(
+    run: RunRow,
+    *messages: str,
+    state: int = RUN_STATE_SUCCEEDED,
+    end_us: int = 0,
+    totals: Totals = Totals(),  # noqa: B008 - it is frozen
+    closes_inputs: bool = False,
+) -> RunOutcome:
     """A run's end."""
     return RunOutcome(
         run.namespace,
@@ -55,7 +109,14 @@ def end_of(run: RunRow, *messages: str, state: int = RUN_STATE_SUCCEEDED, end_us
         end_us or run.create_us + 1_000,
         b"result of " + run.run_id.encode(),
         messages,
+        totals,
+        closes_inputs,
     )
+
+
+def ends(*outcomes: RunOutcome) -> Effects:
+    """That runs end, and nothing else."""
+    return Effects(outcomes=outcomes)
 
 
 async def create(store: Store, run: RunRow, *, new_session: bool = False) -> RunRow:
@@ -65,7 +126,21 @@ async def create(store: Store, run: RunRow, *, new_session: bool = False) -> Run
 
 async def finish(store: Store, run: RunRow, *messages: str, at: int = 2) -> None:
     """Append a run's last record and end."""
-    await store.append(record(run, at), end_of(run, *messages))
+    await store.append(record(run, at), ends(end_of(run, *messages)))
+
+
+async def suspend(
+    store: Store, run: RunRow, at: int = 2, *, until_us: int | None = None, state: int = RUN_STATE_WAITING
+) -> None:
+    """Append the record with which a tree is suspended."""
+    await store.append(record(run, at), Effects(suspension=Suspension(run.run_id, state, until_us)))
+
+
+async def get(store: Store, run: RunRow) -> RunRow:
+    """A run as it is stored now."""
+    stored = await store.get_run(run.namespace, run.run_id)
+    assert stored is not None
+    return stored
 
 
 async def positions(store: Store, run: RunRow) -> list[tuple[int, str, str]]:

@@ -6,10 +6,17 @@ from dataclasses import replace
 import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
-from retinue_engine.store import RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunFilter, SessionTakenError, Store
+from retinue_engine.store import (
+    RUN_STATE_QUEUED,
+    RUN_STATE_RUNNING,
+    Control,
+    RunFilter,
+    SessionTakenError,
+    Store,
+)
 
 from .conftest import OpenStore
-from .rows import create, end_of, finish, ids, make_run, record
+from .rows import create, end_of, ends, finish, ids, make_run, record
 
 
 async def test_a_run_is_returned_and_read_as_it_was_stored(store: Store) -> None:
@@ -29,11 +36,16 @@ async def test_what_is_not_there_is_none(store: Store) -> None:
     assert await store.find_request("default", "x") is None
     assert await store.find_request("default", "") is None
     assert await store.get_session("default", "x") is None
-    assert await store.request_cancel("default", "run-x", "why") is None
+    assert await store.control_run("default", "run-x", Control(cancel_reason="why")) is None
     assert await store.next_queued("default", "x") is None
     assert await store.last_sequence("run-x") == 0
     assert await store.read_journal("run-x", 0, 1) == []
     assert await store.list_messages("default", "x", 0, None) == []
+    assert await store.get_input("default", "input-x") is None
+    assert await store.answer_input("default", "input-x", b"yes") is None
+    assert await store.get_blob("run-x", "blob-x") is None
+    assert await store.label_session("default", "x", {"a": "b"}) is None
+    assert await store.delete_session("default", "x") is None
 
 
 async def test_fifty_at_once_with_one_request_id_are_one_run(store: Store) -> None:
@@ -107,7 +119,7 @@ async def test_namespaces_know_nothing_of_each_other(store: Store) -> None:
     assert one.run_id != two.run_id
     assert (one.state, two.state) == (RUN_STATE_RUNNING, RUN_STATE_RUNNING)
     assert await store.get_run("other", one.run_id) is None
-    assert await store.request_cancel("other", one.run_id, "not yours") is None
+    assert await store.control_run("other", one.run_id, Control(cancel_reason="not yours")) is None
     assert ids(await store.list_runs(RunFilter("other"), None, 10)) == [two.run_id]
     assert [each.namespace for each in await store.list_sessions("other", None, 10)] == ["other"]
     await finish(store, two, "m")
@@ -115,51 +127,12 @@ async def test_namespaces_know_nothing_of_each_other(store: Store) -> None:
     assert len(await store.list_messages("other", "s", 0, None)) == 1
 
 
-async def test_a_cancel_is_stored_once_and_the_first_reason_stays(store: Store) -> None:
-    run = await create(store, make_run())
-    first = await store.request_cancel("default", run.run_id, "first")
-    again = await store.request_cancel("default", run.run_id, "second")
-    assert first is not None
-    assert first == again == await store.get_run("default", run.run_id)
-    assert first.cancel_reason == "first"
-
-
-async def test_a_cancel_without_a_reason_is_a_cancel(store: Store) -> None:
-    run = await create(store, make_run())
-    cancelled = await store.request_cancel("default", run.run_id, "")
-    assert cancelled is not None
-    assert cancelled.cancel_reason == ""
-
-
-async def test_runs_at_work_that_are_to_end_are_found_until_they_have(store: Store) -> None:
-    with_reason, without, left_alone = [await create(store, make_run()) for _ in range(3)]
-    await create(store, make_run("s"))
-    queued = await create(store, make_run("s"))
-    assert await store.cancelled_runs() == []
-    for run, reason in ((with_reason, "why"), (without, ""), (queued, "why")):
-        await store.request_cancel("default", run.run_id, reason)
-    assert sorted(await store.cancelled_runs()) == [(with_reason.run_id, "why"), (without.run_id, "")]
-    for run in (with_reason, without):
-        await store.append(record(run, 2), end_of(run, state=RUN_STATE_CANCELLED))
-    await finish(store, left_alone)
-    assert await store.cancelled_runs() == []
-
-
-async def test_a_finished_run_is_not_cancelled(store: Store) -> None:
-    run = await create(store, make_run())
-    await finish(store, run)
-    ended = await store.get_run("default", run.run_id)
-    assert await store.request_cancel("default", run.run_id, "late") == ended
-    assert ended is not None
-    assert (ended.state, ended.cancel_reason) == (RUN_STATE_SUCCEEDED, None)
-
-
 async def test_reopening_keeps_everything(open_store: OpenStore) -> None:
     async with open_store() as store:
         done = await create(store, make_run("s", request_id="r"), new_session=True)
         waiting = await create(store, make_run("s"))
         await store.append(record(done, 2, 5))
-        await store.append(record(done, 6), end_of(done, "m1", "m2", state=RUN_STATE_CANCELLED))
+        await store.append(record(done, 6), ends(end_of(done, "m1", "m2", state=RUN_STATE_CANCELLED)))
         kept = await store.list_runs(RunFilter("default"), None, 10)
         journal = await store.read_journal(done.run_id, 0, 10**6)
         session = await store.get_session("default", "s")

@@ -7,7 +7,7 @@ import pytest
 from retinue.errors import ClaimLostError
 from retinue_engine.store import JournalRecord, RunRow, Store
 
-from .rows import LATER_US, create, end_of, make_run, record
+from .rows import LATER_US, create, end_of, ends, make_run, record
 
 MIB = 1024 * 1024
 
@@ -119,7 +119,7 @@ async def test_who_was_taken_over_cannot_append_or_end(store: Store) -> None:
     with pytest.raises(ClaimLostError):
         await store.append(record(run, 3, 4))
     with pytest.raises(ClaimLostError):
-        await store.append(record(run, 3), end_of(run, "never"))
+        await store.append(record(run, 3), ends(end_of(run, "never")))
     stored = await store.get_run("default", run.run_id)
     assert stored is not None
     assert stored.result is None

@@ -7,7 +7,7 @@ import pytest
 from retinue.engine.v1.run_pb2 import RUN_STATE_FAILED, RUN_STATE_SUCCEEDED
 from retinue_engine.store import RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunFilter, RunRow, Store
 
-from .rows import create, end_of, ids, make_run, record
+from .rows import create, end_of, ends, ids, make_run, record
 
 
 async def _pages(store: Store, which: RunFilter, limit: int) -> list[str]:
@@ -35,16 +35,16 @@ async def test_pages_are_stable_while_others_write(store: Store) -> None:
     first = await store.list_runs(RunFilter("default"), None, 2)
     await create(store, make_run())
     second = await store.list_runs(RunFilter("default"), (first[-1].create_us, first[-1].run_id), 2)
-    await store.append(record(runs[0], 2), end_of(runs[0]))
+    await store.append(record(runs[0], 2), ends(end_of(runs[0])))
     third = await store.list_runs(RunFilter("default"), (second[-1].create_us, second[-1].run_id), 2)
     assert ids([*first, *second, *third]) == ids(runs[::-1])
 
 
 async def test_runs_are_listed_by_session_state_and_target(store: Store) -> None:
     done = await create(store, make_run("s", target_name="a"))
-    await store.append(record(done, 2), end_of(done))
+    await store.append(record(done, 2), ends(end_of(done)))
     failed = await create(store, make_run("s", target_name="b"))
-    await store.append(record(failed, 2), end_of(failed, state=RUN_STATE_FAILED))
+    await store.append(record(failed, 2), ends(end_of(failed, state=RUN_STATE_FAILED)))
     running = await create(store, make_run("s", target_name="a"))
     queued = await create(store, make_run("s", target_name="b"))
     other = await create(store, make_run("t", target_name="a"))

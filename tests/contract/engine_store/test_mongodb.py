@@ -12,16 +12,18 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import monitoring
 
 from retinue.errors import ClaimLostError, StoreUnavailableError
-from retinue_engine.store import Store
+from retinue_engine.store import RUN_STATE_QUEUED, Store
 from retinue_engine.store_mongo import MongoStore, open_mongo_store
-from retinue_engine.store_mongo_documents import open_collections
+from retinue_engine.store_mongo_schema import open_collections
 from retinue_kit.tasks import open_task_group
 from tests.servers.mongodb import given_uri
 
 from .rows import LATER_US, create, finish, ids, make_run, record
 from .using import use_everything
 
-WRITES = frozenset({"insert", "update", "delete"})
+WRITES = frozenset({"insert", "update", "delete", "findAndModify"})
+
+COLLECTIONS = ("runs", "journal", "sessions", "messages", "inputs", "blobs")
 
 
 @pytest.fixture
@@ -145,7 +147,7 @@ async def test_a_run_that_another_engine_began_is_not_the_creators_to_work_on(st
     # It begins the run between its acceptance and its first record.
     await store.append(record(run, 1, writer="other"))
     created = await create(store, run)
-    assert created.state != 2
+    assert created.state == RUN_STATE_QUEUED
     assert await store.read_journal(run.run_id, 0, 1) == [record(run, 1, writer="other")]
 
 
@@ -172,56 +174,79 @@ async def test_every_query_uses_an_index_and_every_write_is_durable(mongodb_uri:
     monitoring.register(commands)  # for the clients that are made from now on
     try:
         async with open_mongo_store(mongodb_uri) as store:
+            opening = len(commands.seen)
             await use_everything(store)
     finally:
         monitoring._LISTENERS.command_listeners.remove(commands)
-    assert {each["$name"] for each in commands.seen} >= {"find", "aggregate", *WRITES}
+    assert {each["$name"] for each in commands.seen} >= {"find", "aggregate", "distinct", *WRITES}
+    for each in commands.seen:
+        if each["$name"] in WRITES:
+            assert each["writeConcern"] == {"w": "majority", "j": True, "wtimeout": 10_000}
     client: Any = AsyncIOMotorClient(mongodb_uri)
     try:
         database = client.get_default_database()
-        indexes = {
-            name: [list(each["key"]) for each in await database[name].list_indexes().to_list(None)]
-            for name in ("runs", "journal", "sessions", "messages")
-        }
-        for each in commands.seen:
-            if each["$name"] in WRITES:
-                assert each["writeConcern"] == {"w": "majority", "j": True, "wtimeout": 10_000}
-            for query in _queries(each):
-                assert any(_fits(query, index) for index in indexes[query["find"]]), query
-                # secantusdb says COLLSCAN also where it uses an index and then filters what it found.
-                if given_uri() is not None:
-                    plan = await database.command("explain", query, verbosity="queryPlanner")
-                    assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"]), query
+        indexes = {name: await database[name].list_indexes().to_list(None) for name in COLLECTIONS}
+        for query in itertools.chain.from_iterable(map(_queries, commands.seen[opening:])):
+            assert any(_fits(query, index) for index in indexes[query["find"]]), query
+            # secantusdb says COLLSCAN also where it uses an index and then filters what it found.
+            if given_uri() is not None:
+                plan = await database.command("explain", query, verbosity="queryPlanner")
+                assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"]), query
     finally:
         client.close()
 
 
 def _queries(command: dict[str, Any]) -> list[dict[str, Any]]:
     """What a command looks for, as finds."""
-    collection = command.get(command["$name"])
-    if command["$name"] == "find":
+    name = command["$name"]
+    collection = command.get(name)
+    if name == "find":
         kept = ("find", "filter", "sort", "projection", "limit")
         return [{key: command[key] for key in kept if key in command}]
-    if command["$name"] == "aggregate":
-        return [{"find": collection, "filter": command["pipeline"][0]["$match"]}]
+    if name == "aggregate":
+        first, second = command["pipeline"][:2]
+        return [{"find": collection, "filter": first["$match"], "sort": second.get("$sort", {})}]
+    if name == "distinct":
+        # Such a walk goes along the index from value to value.
+        return [{"find": collection, "filter": command.get("query", {}), "sort": {command["key"]: 1}}]
+    if name == "findAndModify":
+        return [{"find": collection, "filter": command["query"]}]
     return [
         {"find": collection, "filter": each["q"]}
         for each in [*command.get("updates", ()), *command.get("deletes", ())]
     ]
 
 
-def _fits(query: dict[str, Any], index: list[str]) -> bool:
+def _fits(query: dict[str, Any], index: dict[str, Any]) -> bool:
     """Whether an index finds what is looked for, and in the order that is asked for."""
-    asked = query["filter"]
-    if index == ["_id"]:
+    asked, names = query["filter"], list(index["key"])
+    if names == ["_id"]:
         return "_id" in asked
-    fixed = list(itertools.takewhile(lambda name: name in asked and not _is_range(asked[name]), index))
-    rest = index[len(fixed) :]
+    if not all(
+        _implies(asked.get(name), only) for name, only in index.get("partialFilterExpression", {}).items()
+    ):
+        return False
+    fixed = list(itertools.takewhile(lambda name: name in asked and not _is_range(asked[name]), names))
+    rest = names[len(fixed) :]
     sort = list(query.get("sort", {}))
     if fixed == ["state"] and rest[0] == "lease_us":
         return True  # of few runs: those whose engine has stopped
-    return bool(fixed) and rest[: len(sort)] == sort
+    return bool(fixed or sort) and (rest[: len(sort)] == sort or sort == fixed[-1:])
+
+
+def _implies(condition: Any, only: Any) -> bool:
+    """Whether who fits a condition is among those that an index has."""
+    if condition == only or not isinstance(only, dict):
+        return bool(condition == only)
+    ((operator, bound),) = only.items()
+    if isinstance(condition, dict):
+        values = [
+            *condition.get("$all", ()),
+            *(condition[name] for name in ("$gt", "$gte") if name in condition),
+        ]
+        return any(value > bound or (operator == "$gte" and value == bound) for value in values)
+    return condition is not None and (condition > bound or (operator == "$gte" and condition == bound))
 
 
 def _is_range(condition: Any) -> bool:
-    return isinstance(condition, dict) and not set(condition) <= {"$eq", "$in"}
+    return isinstance(condition, dict) and not set(condition) <= {"$eq", "$in", "$all"}

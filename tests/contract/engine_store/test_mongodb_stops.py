@@ -3,100 +3,51 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
-from typing import Any
+from contextlib import suppress
 
 import pytest
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.errors import AutoReconnect
 
-from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
-from retinue.errors import ClaimLostError, StoreUnavailableError
+from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
+from retinue.errors import ClaimLostError, SessionBusyError, StoreUnavailableError
 from retinue_engine.store import (
     FINAL_STATES,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
+    Effects,
     JournalRecord,
     RunFilter,
     RunRow,
     SessionTakenError,
     Store,
+    Totals,
 )
-from retinue_engine.store_mongo import MongoStore, open_mongo_store
-from retinue_engine.store_mongo_documents import Collections, open_collections
-from retinue_kit.tasks import open_task_group
+from retinue_engine.store_mongo import open_mongo_store
 
-from .rows import LATER_US, create, end_of, ids, make_run, positions, record
+from .rows import LATER_US, create, end_of, ends, ids, make_run, positions, record
+from .stopping import Doing, do_until_stopped, slow_engine
 
-Doing = Callable[[Store], Awaitable[object]]
-
-_WRITES = frozenset({"bulk_write", "insert_one", "update_one", "delete_one", "find_one_and_update"})
 MOST_WRITES = 12
+_ENDS = (b"end", b"cancelled")
+"""What the last records of journals hold here."""
 
 
-class _Power:
-    """Writes that the engine does before it stops."""
-
-    def __init__(self, writes: int) -> None:
-        self.left = writes
-
-    def use(self) -> None:
-        if not self.left:
-            raise AutoReconnect("the engine has stopped")
-        self.left -= 1
-
-
-class _Stopping:
-    """A collection for an engine that stops."""
-
-    def __init__(self, collection: Any, power: _Power) -> None:
-        self._collection = collection
-        self._power = power
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._collection, name)
-        if name not in _WRITES:
-            return found
-
-        async def write(*args: Any, **more: Any) -> Any:
-            self._power.use()
-            return await found(*args, **more)
-
-        return write
-
-
-async def _do_until_stopped(uri: str, writes: int, doing: Doing) -> bool:
-    """Do something on an engine that stops after some writes; whether it came to an end before."""
-    client: Any = AsyncIOMotorClient(uri)
-    try:
-        whole = await open_collections(client.get_default_database())
-        power = _Power(writes)
-        parts = {
-            name: _Stopping(getattr(whole, name), power)
-            for name in ("runs", "journal", "sessions", "messages")
-        }
-        async with open_task_group() as group:
-            store = MongoStore(Collections(**parts), group)
-            try:
-                await doing(store)
-            except StoreUnavailableError:
-                return False
-            finally:
-                await store.aclose()
-            return True
-    finally:
-        client.close()
-
-
-def _last(run: RunRow, first: int) -> JournalRecord:
-    return record(run, first, data=b"end")
+def _last(run: RunRow, first: int, data: bytes = b"end") -> JournalRecord:
+    return record(run, first, data=data)
 
 
 async def _end(store: Store, run: RunRow) -> None:
-    """Write a run's end as its engine does."""
-    head = await store.last_sequence(run.run_id)
-    await store.append(_last(run, head + 1), end_of(run, *_said(run)))
+    """Write a run's end as its engine does; again, where its journal has one."""
+    records = await store.read_journal(run.run_id, 0, 10**6)
+    last = records[-1] if records and records[-1].data in _ENDS else _last(run, len(records) + 1)
+    await store.append(last, _ending(run, last.data))
+
+
+def _ending(run: RunRow, data: bytes) -> Effects:
+    """What follows from a run's last record; one that is cancelled has said nothing."""
+    totals = Totals(runs=1, turns=2)
+    if data == b"end":
+        return ends(end_of(run, *_said(run), totals=totals))
+    return ends(end_of(run, state=RUN_STATE_CANCELLED, totals=totals))
 
 
 def _said(run: RunRow) -> list[str]:
@@ -107,13 +58,13 @@ async def _sweep(store: Store) -> None:
     """Do what every engine does now and then: take over what nobody works on, begin what can begin."""
     for run in await store.abandoned_runs(LATER_US, 100):
         records = await store.read_journal(run.run_id, 0, 10**6)
-        if records and records[-1].data == b"end":
-            await store.append(records[-1], end_of(run, *_said(run)))
+        if records and records[-1].data in _ENDS:
+            await _end(store, run)
         else:
             run.writer = f"taken over at {len(records) + 1}"
             await store.claim(run, record(run, len(records) + 1), 5)
-    for namespace, session_id in await store.waiting_sessions(100):
-        await store.next_queued(namespace, session_id)
+    for free in await store.free_sessions("default", 100):
+        await store.next_queued("default", free.session_id)
 
 
 async def _drain(store: Store, session_id: str) -> None:
@@ -133,19 +84,21 @@ async def _drain(store: Store, session_id: str) -> None:
 async def _check(store: Store, session_id: str) -> list[str]:
     """Assert that a session and its runs fit together; the runs, the oldest first."""
     runs = await store.list_runs(RunFilter("default", session_id), None, 100)
-    assert {run.state for run in runs} <= {RUN_STATE_SUCCEEDED}
+    assert {run.state for run in runs} <= {RUN_STATE_SUCCEEDED, RUN_STATE_CANCELLED}
     for run in runs:
         records = await store.read_journal(run.run_id, 0, 10**6)
         assert [each.first_sequence for each in records] == [*range(1, len(records) + 1)]
-        assert [each.data == b"end" for each in records] == [False] * (len(records) - 1) + [True]
+        assert [each.data in _ENDS for each in records] == [False] * (len(records) - 1) + [True]
     session = await store.get_session("default", session_id)
     if session is None:
         assert not runs
         return []
     messages = await positions(store, make_run(session_id))
+    assert session.totals == Totals(runs=len(runs), turns=2 * len(runs))
     assert [position for position, *_ in messages] == [*range(1, session.message_count + 1)]
     said = [text for *_, text in messages]
-    assert sorted(said) == sorted(text for run in runs for text in _said(run))
+    succeeded = [run for run in runs if run.state == RUN_STATE_SUCCEEDED]
+    assert sorted(said) == sorted(text for run in succeeded for text in _said(run))
     assert said == [
         text for run_id in dict.fromkeys(each for _, each, _ in messages) for text in _texts(run_id)
     ]
@@ -170,7 +123,7 @@ def after(request: pytest.FixtureRequest) -> str:
 
 
 async def _again(store: Store, doing: Doing) -> None:
-    with suppress(ClaimLostError, SessionTakenError, StoreUnavailableError):
+    with suppress(ClaimLostError, SessionBusyError, SessionTakenError, StoreUnavailableError):
         await doing(store)
 
 
@@ -206,9 +159,30 @@ async def _accept_in_a_busy_session(store: Store, session_id: str) -> Doing:
     return await _accept_in_a_session(store, session_id)
 
 
+async def _accept_into_the_queue(store: Store, session_id: str) -> Doing:
+    run = make_run(session_id, lease_us=5, request_id=f"request of {session_id}")
+    return lambda engine: engine.create_run(run, record(run), new_session=False, queue=True)
+
+
+async def _accept_into_the_queue_with_a_new_session(store: Store, session_id: str) -> Doing:
+    run = make_run(session_id, lease_us=5)
+    return lambda engine: engine.create_run(run, record(run), new_session=True, queue=True)
+
+
+async def _accept_in_a_free_session(store: Store, session_id: str) -> Doing:
+    await _end(store, await create(store, make_run(session_id)))
+    run = make_run(session_id, lease_us=5, request_id=f"request of {session_id}")
+    return lambda engine: engine.create_run(run, record(run), new_session=False, reject_busy=True)
+
+
+async def _accept_into_the_queue_of_a_free_session(store: Store, session_id: str) -> Doing:
+    run = make_run(session_id, lease_us=5)
+    return lambda engine: engine.create_run(run, record(run), new_session=False, queue=True, reject_busy=True)
+
+
 async def _end_a_run(store: Store, session_id: str) -> Doing:
     run = await create(store, make_run(session_id, lease_us=5))
-    return lambda engine: engine.append(_last(run, 2), end_of(run, *_said(run)))
+    return lambda engine: engine.append(_last(run, 2), _ending(run, b"end"))
 
 
 async def _end_a_run_before_others(store: Store, session_id: str) -> Doing:
@@ -226,6 +200,14 @@ async def _begin_the_next(store: Store, session_id: str) -> Doing:
     return lambda engine: engine.next_queued("default", session_id)
 
 
+async def _end_a_queued_run(store: Store, session_id: str) -> Doing:
+    await create(store, make_run(session_id, lease_us=5))
+    queued = await create(store, make_run(session_id, lease_us=5))
+    await store.claim(queued, record(queued, 2, writer="canceller"), 5)
+    queued.writer = "canceller"
+    return lambda engine: engine.append(_last(queued, 3, b"cancelled"), _ending(queued, b"cancelled"))
+
+
 async def _claim(store: Store, session_id: str) -> Doing:
     run = await create(store, make_run(session_id, lease_us=5))
     return lambda engine: engine.claim(run, record(run, 2, writer="claimer"), 5)
@@ -238,8 +220,13 @@ async def _claim(store: Store, session_id: str) -> Doing:
         _accept_in_a_session,
         _accept_in_a_used_session,
         _accept_in_a_busy_session,
+        _accept_in_a_free_session,
+        _accept_into_the_queue,
+        _accept_into_the_queue_of_a_free_session,
+        _accept_into_the_queue_with_a_new_session,
         _end_a_run,
         _end_a_run_before_others,
+        _end_a_queued_run,
         _begin_the_next,
         _claim,
     ],
@@ -252,7 +239,7 @@ async def test_an_engine_may_stop_after_any_write(
         assert writes <= MOST_WRITES
         session_id = f"session {writes}"
         doing = await scene(store, session_id)
-        finished = await _do_until_stopped(mongodb_uri, writes, doing)
+        finished = await do_until_stopped(mongodb_uri, writes, doing)
         before = ids(await store.list_runs(RunFilter("default", session_id), None, 100))[::-1]
         # Somebody else wants the session too.
         next_run = await create(store, make_run(session_id, lease_us=5))
@@ -269,7 +256,7 @@ async def test_a_session_counts_what_its_ended_run_said_though_nobody_comes_afte
     for writes in itertools.count():
         session_id = f"session {writes}"
         doing = await _end_a_run(store, session_id)
-        finished = await _do_until_stopped(mongodb_uri, writes, doing)
+        finished = await do_until_stopped(mongodb_uri, writes, doing)
         await _drain(store, session_id)
         session = await store.get_session("default", session_id)
         assert session is not None
@@ -279,53 +266,11 @@ async def test_a_session_counts_what_its_ended_run_said_though_nobody_comes_afte
             return
 
 
-class _Held(_Stopping):
-    """A collection in which a write, after some others, waits until it is let go."""
-
-    def __init__(self, collection: Any, before: int) -> None:
-        super().__init__(collection, _Power(1_000))
-        self._before = before
-        self.reached = asyncio.Event()
-        self.go_on = asyncio.Event()
-
-    def __getattr__(self, name: str) -> Any:
-        found = super().__getattr__(name)
-        if name not in _WRITES:
-            return found
-
-        async def write(*args: Any, **more: Any) -> Any:
-            self._before -= 1
-            if self._before < 0:
-                self.reached.set()
-                await self.go_on.wait()
-            return await found(*args, **more)
-
-        return write
-
-
-@asynccontextmanager
-async def _slow_engine(uri: str, slow_at: str, before: int = 0) -> AsyncIterator[tuple[Store, _Held]]:
-    """An engine that stands still before a write to one collection, its next or a later one."""
-    client: Any = AsyncIOMotorClient(uri)
-    try:
-        whole = await open_collections(client.get_default_database())
-        held = _Held(getattr(whole, slow_at), before)
-        async with open_task_group() as group:
-            slow = MongoStore(replace(whole, **{slow_at: held}), group)
-            try:
-                yield slow, held
-            finally:
-                held.go_on.set()
-                await slow.aclose()
-    finally:
-        client.close()
-
-
 async def test_a_creator_that_is_very_late_finds_its_new_session_taken(
     mongodb_uri: str, store: Store
 ) -> None:
     late = make_run("s", lease_us=5, request_id="late")
-    async with _slow_engine(mongodb_uri, "runs") as (slow, held):
+    async with slow_engine(mongodb_uri, "runs") as (slow, held):
         creating = asyncio.ensure_future(create(slow, late, new_session=True))
         await held.reached.wait()
         # Its session is stored, itself not yet; another run is given the session, which it has left.
@@ -347,8 +292,8 @@ async def test_who_is_late_to_let_go_of_a_session_does_not_take_it_from_the_next
     run = await create(store, make_run("s"))
     following = await create(store, make_run("s"))
     # It counts its messages first.
-    async with _slow_engine(mongodb_uri, "sessions", before=1) as (slow, held):
-        ending = slow.append(_last(run, 2), end_of(run, *_said(run)))
+    async with slow_engine(mongodb_uri, "sessions", before=1) as (slow, held):
+        ending = slow.append(_last(run, 2), _ending(run, b"end"))
         await held.reached.wait()
         begun = await store.next_queued("default", "s")
         assert begun is not None
@@ -363,7 +308,7 @@ async def test_who_is_late_to_let_go_of_a_session_does_not_take_it_from_the_next
 async def test_who_is_late_to_give_a_turn_gives_none(mongodb_uri: str, store: Store) -> None:
     runs = [await create(store, make_run("s")) for _ in range(3)]
     await _end(store, runs[0])
-    async with _slow_engine(mongodb_uri, "sessions") as (slow, held):
+    async with slow_engine(mongodb_uri, "sessions") as (slow, held):
         giving = asyncio.ensure_future(slow.next_queued("default", "s"))
         await held.reached.wait()
         for run in runs[1:]:
@@ -381,9 +326,9 @@ async def test_who_is_late_to_give_a_turn_gives_none(mongodb_uri: str, store: St
 
 async def test_a_new_session_whose_run_is_on_its_way_is_left_alone(mongodb_uri: str, store: Store) -> None:
     run = make_run("s")
-    assert not await _do_until_stopped(mongodb_uri, 1, lambda engine: create(engine, run, new_session=True))
+    assert not await do_until_stopped(mongodb_uri, 1, lambda engine: create(engine, run, new_session=True))
     waiting = await create(store, make_run("s"))
     assert waiting.state == RUN_STATE_QUEUED
     assert await store.next_queued("default", "s") is None
-    assert await store.waiting_sessions(10) == []
+    assert await store.free_sessions("default", 10) == []
     assert (await create(store, run, new_session=True)).state == RUN_STATE_RUNNING

@@ -6,7 +6,7 @@ from dataclasses import replace
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
 from retinue_engine.store import RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunFilter, Store
 
-from .rows import LATER_US, create, end_of, finish, ids, make_run, positions, record
+from .rows import LATER_US, create, end_of, ends, finish, ids, make_run, positions, record
 
 
 async def test_twenty_at_once_in_a_session_run_one_after_another_in_order(store: Store) -> None:
@@ -53,29 +53,9 @@ async def test_who_comes_to_a_free_session_does_not_overtake_who_waits(store: St
     assert begun.run_id == waiting.run_id
 
 
-async def test_sessions_that_are_free_and_have_runs_waiting_are_found(store: Store) -> None:
-    for name in ("free", "busy", "empty"):
-        run = await create(store, make_run(name), new_session=True)
-        if name != "empty":
-            await create(store, make_run(name))
-        if name != "busy":
-            await finish(store, run)
-    assert await store.waiting_sessions(10) == [("default", "free")]
-    await store.next_queued("default", "free")
-    assert await store.waiting_sessions(10) == []
-
-
-async def test_no_more_waiting_sessions_are_given_than_asked_for(store: Store) -> None:
-    for name in ("a", "b", "c"):
-        run = await create(store, make_run(name))
-        await create(store, make_run(name))
-        await finish(store, run)
-    assert len(await store.waiting_sessions(2)) == 2
-
-
 async def test_an_end_sets_state_result_and_messages_and_frees_the_session(store: Store) -> None:
     run = await create(store, make_run("s"))
-    await store.append(record(run, 2), end_of(run, "m1", "m2", end_us=77))
+    await store.append(record(run, 2), ends(end_of(run, "m1", "m2", end_us=77)))
     stored = await store.get_run("default", run.run_id)
     assert stored is not None
     assert (stored.state, stored.end_us) == (RUN_STATE_SUCCEEDED, 77)
@@ -131,7 +111,7 @@ async def test_a_run_that_is_cancelled_while_it_waits_leaves_the_others_in_order
     claim = record(cancelled, 2, writer="canceller")
     await store.claim(cancelled, claim, LATER_US)
     row = replace(cancelled, writer="canceller")
-    await store.append(record(row, 3), end_of(row, state=RUN_STATE_CANCELLED))
+    await store.append(record(row, 3), ends(end_of(row, state=RUN_STATE_CANCELLED)))
     # The one at work still holds the session.
     assert await store.next_queued("default", "s") is None
     await finish(store, first, "m1")

@@ -24,6 +24,7 @@ class Outcome:
     """What came of one call."""
 
     shown: str
+    thought: str
     completion: Completion | None = None
     error: type[LlmError] | None = None
     reason: int = 0
@@ -42,6 +43,7 @@ class Ask(Protocol):
         messages: Sequence[dict[str, Any]] = (),
         tools: Sequence[dict[str, Any]] = (),
         generation: Generation = ...,
+        output_schema: dict[str, Any] | None = None,
         api_key: str | None = "sk-of-the-test",
         headers: dict[str, str] | None = None,
         timeout_s: float = 30,
@@ -60,19 +62,23 @@ def ask_both(models: Models) -> Ask:
         transport: Literal["direct", "litellm"], endpoint: Endpoint, request: ChatRequest
     ) -> Outcome:
         shown: list[str] = []
+        thought: list[str] = []
         try:
             completion = await models.complete(
-                transport, endpoint, request, shown.append, protocol="openai_chat"
+                transport, endpoint, request, shown.append, thought.append, protocol="openai_chat"
             )
         except LlmError as error:
             facts = tuple(sorted(error.facts.items()))
-            return Outcome("".join(shown), None, type(error), error.reason, facts, error.message)
+            return Outcome(
+                "".join(shown), "".join(thought), None, type(error), error.reason, facts, error.message
+            )
         assert completion.text == "".join(shown)
+        assert completion.reasoning == "".join(thought)
         calls = tuple(
             replace(call, call_id="made up") if _MADE_UP_ID.fullmatch(call.call_id) else call
             for call in completion.tool_calls
         )
-        return Outcome("".join(shown), replace(completion, tool_calls=calls))
+        return Outcome("".join(shown), "".join(thought), replace(completion, tool_calls=calls))
 
     async def ask(
         base_url: str,
@@ -81,12 +87,15 @@ def ask_both(models: Models) -> Ask:
         messages: Sequence[dict[str, Any]] = (),
         tools: Sequence[dict[str, Any]] = (),
         generation: Generation = NO_SETTINGS,
+        output_schema: dict[str, Any] | None = None,
         api_key: str | None = "sk-of-the-test",
         headers: dict[str, str] | None = None,
         timeout_s: float = 30,
     ) -> Outcome:
         endpoint = Endpoint("m", base_url, api_key, headers or {}, timeout_s)
-        request = ChatRequest(messages or [{"role": "user", "content": said}], tools, generation)
+        request = ChatRequest(
+            messages or [{"role": "user", "content": said}], tools, generation, output_schema
+        )
         direct, litellm = [await outcome(each, endpoint, request) for each in TRANSPORTS]
         # What lies under an unreachable server is told in the words of the library that tried.
         assert replace(direct, message="") == replace(litellm, message="")

@@ -1,6 +1,7 @@
 """Both transports give the same for servers that bend or break the protocol."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -159,14 +160,62 @@ async def test_a_tool_call_without_a_name_is_an_invalid_response(raw: Any, ask_b
 
 
 async def test_a_whole_answer_in_json_is_taken_too(raw: Any, ask_both: Any) -> None:
-    message = {"role": "assistant", "content": "Hallo", "tool_calls": [function("now", "{}", id="a")]}
+    message = {
+        "role": "assistant",
+        "reasoning_content": "Hm.",
+        "content": "Hallo",
+        "tool_calls": [function("now", "{}", id="a")],
+    }
     usage = {"prompt_tokens": 3, "completion_tokens": 2}
     answer = {"model": "x", "choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": usage}
     raw.pieces = [JSON_HEAD, json.dumps(answer).encode()]
     outcome = await ask_both(raw.base_url)
     assert outcome.shown == outcome.completion.text == "Hallo"
+    assert outcome.thought == outcome.completion.reasoning == "Hm."
     assert outcome.completion.tool_calls == (ToolRequest("a", "now", "{}"),)
     assert outcome.completion.usage == TokenUsage(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "reasoning"),
+    [
+        pytest.param([{"reasoning_content": "a"}, {"reasoning_content": "b"}], "ab", id="reasoning_content"),
+        pytest.param([{"reasoning": "a"}, {"reasoning": "b", "content": None}], "ab", id="reasoning"),
+        pytest.param([{"reasoning_content": "ab", "reasoning": "ab"}], "ab", id="both for the same"),
+        pytest.param([{"reasoning_content": None, "reasoning": ""}], "", id="null and empty"),
+        pytest.param([{"reasoning": {"effort": "low"}}, {"reasoning_content": ["a"]}], "", id="not text"),
+        pytest.param([{"reasoning": "a\ud83d"}], "a\ufffd", id="half of a surrogate pair"),
+    ],
+)
+async def test_reasoning_is_read_by_either_name(
+    raw: Any, ask_both: Any, deltas: list[dict[str, Any]], reasoning: str
+) -> None:
+    sent = [json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() for delta in deltas]
+    raw.pieces = [HEAD, *(b"data: " + each + b"\n\n" for each in sent), chunk(TEXT), chunk({}, "stop"), DONE]
+    completion = (await ask_both(raw.base_url)).completion
+    assert (completion.reasoning, completion.text) == (reasoning, "Grüße 🎉")
+
+
+@pytest.mark.parametrize("transport", ["direct", "litellm"])
+async def test_reasoning_and_text_are_shown_in_the_order_in_which_they_came(
+    raw: Any, models: Models, transport: Any
+) -> None:
+    deltas = [{"reasoning": "a"}, {"reasoning": "b"}, {"content": "c"}, {"reasoning": "d"}, {"content": "e"}]
+    # One read holds all of them.
+    raw.pieces = [HEAD + b"".join(map(chunk, deltas)) + chunk({}, "stop") + DONE]
+    shown: list[tuple[str, str]] = []
+    completion = await models.complete(
+        transport,
+        Endpoint("m", raw.base_url, "k", {}, 60),
+        ChatRequest([{"role": "user", "content": "hi"}], []),
+        lambda text: shown.append(("text", text)),
+        lambda text: shown.append(("reasoning", text)),
+        protocol="openai_chat",
+    )
+    if transport == "direct":
+        assert shown == [("reasoning", "ab"), ("text", "c"), ("reasoning", "d"), ("text", "e")]
+    assert [kind for kind, _ in itertools.groupby(shown, lambda each: each[0])] == ["reasoning", "text"] * 2
+    assert (completion.reasoning, completion.text) == ("abd", "ce")
 
 
 @pytest.mark.parametrize(

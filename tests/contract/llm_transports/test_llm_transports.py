@@ -4,13 +4,31 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 
 from retinue import errors
 from retinue_engine.llm.model import Generation, TokenUsage, ToolRequest
 
 Serve = Callable[[str], Awaitable[str]]
+Seen = Callable[[str], Awaitable[list[Any]]]
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+CALL = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+
+
+@pytest.fixture
+def seen() -> Seen:
+    """Gives the requests that a scripted model was sent."""
+
+    async def requests(base_url: str) -> list[Any]:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"{base_url}/scripted/requests") as response,
+        ):
+            data: list[Any] = (await response.json())["data"]
+            return data
+
+    return requests
 
 
 async def test_text_comes_whole_with_usage_and_the_model_that_answered(
@@ -82,6 +100,34 @@ async def test_finish_reasons_come_in_the_words_of_the_protocol(
 async def test_tool_calls_under_finish_reason_stop_are_tool_calls(scripted: Serve, ask_both: Any) -> None:
     base_url = await scripted("default: {tool_calls: [{name: now, id: a}], finish_reason: stop}")
     assert (await ask_both(base_url)).completion.finish_reason == "tool_calls"
+
+
+async def test_reasoning_comes_apart_from_text(scripted: Serve, ask_both: Any) -> None:
+    base_url = await scripted(
+        """
+        default:
+          reasoning: "Größe? {last_user} 🎉"
+          text: Three.
+          chunk_size: 1
+          tool_calls: [{name: now, id: a}]
+        """
+    )
+    outcome = await ask_both(base_url)
+    assert outcome.thought == outcome.completion.reasoning == "Größe? hi 🎉"
+    assert outcome.shown == outcome.completion.text == "Three."
+    assert [each.name for each in outcome.completion.tool_calls] == ["now"]
+
+
+async def test_an_answer_without_reasoning_has_none(scripted: Serve, ask_both: Any) -> None:
+    assert (await ask_both(await scripted("default: {text: a}"))).completion.reasoning == ""
+
+
+async def test_reasoning_that_came_before_the_connection_broke_was_shown(
+    scripted: Serve, ask_both: Any
+) -> None:
+    outcome = await ask_both(await scripted("default: {reasoning: abcdef, text: x, chunk_size: 2, cut: 3}"))
+    assert outcome.error is errors.LlmUnavailableError
+    assert (outcome.thought, outcome.shown) == ("abcd", "")
 
 
 async def test_an_empty_answer_is_an_answer(scripted: Serve, ask_both: Any) -> None:
@@ -215,6 +261,47 @@ async def test_generation_settings_tools_and_headers_reach_the_server(raw: Any, 
     for head in heads:
         assert b"authorization: bearer sk-of-the-test" in head.lower()
         assert b"x-team: blue" in head.lower()
+
+
+async def test_an_output_schema_reaches_the_server_as_response_format(
+    scripted: Serve, ask_both: Any, seen: Seen
+) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"größe": {"type": "integer", "maximum": 2**53 + 1}},
+        "$defs": {"a": {"pattern": "^x"}},
+    }
+    base_url = await scripted("rules: [{when: {response_format: json_schema}, structured: {größe: 1}}]")
+    outcome = await ask_both(base_url, output_schema=schema)
+    assert outcome.completion.text == '{"größe": 1}'
+    formats = [each["response_format"] for each in await seen(base_url)]
+    assert formats == [{"type": "json_schema", "json_schema": {"name": "output", "schema": schema}}] * 2
+
+
+async def test_content_parts_reach_the_server_as_they_are(scripted: Serve, ask_both: Any, seen: Seen) -> None:
+    image = "data:image/png;base64,iVBORw0KGgo="
+    messages = [
+        {"role": "system", "content": "Look."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Was ist das? 🎉"},
+                {"type": "image_url", "image_url": {"url": image}},
+                {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}},
+                {
+                    "type": "file",
+                    "file": {"filename": "r.pdf", "file_data": "data:application/pdf;base64,JVBERi0="},
+                },
+            ],
+        },
+        {"role": "assistant", "content": "I ask.", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "a", "content": [{"type": "text", "text": "cold"}]},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": image}}]},
+    ]
+    base_url = await scripted('default: {text: "{attachments}"}')
+    outcome = await ask_both(base_url, messages=messages)
+    assert outcome.completion.text == "image/png, 8 bytes"
+    assert [each["messages"] for each in await seen(base_url)] == [messages] * 2
 
 
 async def test_a_key_of_the_process_never_reaches_a_server_of_the_users_own(

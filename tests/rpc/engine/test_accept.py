@@ -188,13 +188,15 @@ async def test_a_message_as_large_as_a_run_takes_goes_to_the_model_whole(opened:
     assert refused.value.violations[0].field == "run.message"
 
 
-async def test_one_run_more_than_the_engine_takes_is_refused(opened: OpenSuite) -> None:
-    suite = await opened({"default": {"hang": True}}, max_active_runs=2)
-    for _ in range(2):
-        await suite.client.runs.start("a", "hi")
+async def test_runs_beyond_what_the_engine_takes_are_queued_and_a_full_queue_refuses(
+    opened: OpenSuite,
+) -> None:
+    suite = await opened({"default": {"hang": True}}, max_active_runs=2, max_queued_runs=2)
+    states = [(await suite.client.runs.start("a", "hi")).state for _ in range(4)]
+    assert states == [run_pb2.RUN_STATE_RUNNING] * 2 + [run_pb2.RUN_STATE_QUEUED] * 2
     with pytest.raises(TooManyRunsError) as refused:
         await suite.client.runs.start("a", "hi")
-    assert refused.value.facts == {"limit": "2"}
+    assert refused.value.facts == {"limit": "2", "retry_after_s": "5"}
 
 
 async def test_a_namespace_of_its_own_keeps_runs_apart(opened: OpenSuite) -> None:

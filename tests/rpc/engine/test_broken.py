@@ -34,7 +34,7 @@ class SilentHost(service_pb2_grpc.McpHostServiceServicer):
 async def test_a_call_is_given_up_where_the_host_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("retinue_engine.convert.HOST_GRACE_S", 0.1)
+    monkeypatch.setattr("retinue_engine.convert_definition.HOST_GRACE_S", 0.1)
     server = grpc.aio.server()
     service_pb2_grpc.add_McpHostServiceServicer_to_server(SilentHost(), server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

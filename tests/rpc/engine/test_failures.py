@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from retinue.common.v1 import error_pb2 as pb
-from retinue.engine.v1 import run_pb2
+from retinue.engine.v1 import event_pb2, run_pb2
 from tests.suite import Suite, check_story, kinds
 
 OpenSuite = Callable[..., Awaitable[Suite]]
@@ -122,8 +122,20 @@ async def test_a_large_answer_comes_whole(opened: OpenSuite) -> None:
     assert (await suite.messages("s"))[-1]["content"] == text
 
 
-async def test_an_empty_answer_is_an_answer(opened: OpenSuite) -> None:
+async def test_an_empty_answer_is_asked_for_again_once(opened: OpenSuite) -> None:
+    suite = await opened({"turns": [{"text": " "}, {"text": "here"}]})
+    events = await suite.story()
+    assert kinds(events)[2:6] == ["text_delta", "message_completed", "stall_noticed", "turn_started"]
+    assert events[4].stall_noticed.stall == event_pb2.STALL_EMPTY_ANSWER
+    assert events[-1].run_finished.result.output == "here"
+
+
+async def test_a_model_that_goes_on_answering_nothing_fails_the_run(opened: OpenSuite) -> None:
     suite = await opened({"default": {"text": ""}})
     events = await suite.story()
-    assert kinds(events) == ["run_started", "turn_started", "message_completed", "run_finished"]
-    assert events[-1].run_finished.result.state == run_pb2.RUN_STATE_SUCCEEDED
+    result = events[-1].run_finished.result
+    assert result.state == run_pb2.RUN_STATE_FAILED
+    assert result.error.reason == pb.ERROR_REASON_RUN_STALLED
+    assert result.error.metadata["stall"] == "empty_answer"
+    assert result.stop_reason == run_pb2.STOP_REASON_STALLED
+    assert result.turns == 2

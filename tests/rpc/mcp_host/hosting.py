@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -32,6 +34,36 @@ async def until(condition: Callable[[], Any], what: str, within_s: float = SOON_
         assert time.monotonic() < end, f"not within {within_s} s: {what}"
         await asyncio.sleep(0.01)
     return found
+
+
+def answers(port: int) -> bool:
+    """Whether something listens."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 0.1).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.asynccontextmanager
+async def serve_http(script: str, *ways: str) -> AsyncIterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Run a server of tests/servers that speaks streamable HTTP; its address and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    process = _spawn(script, "--http", str(port), *ways)
+    try:
+        await until(lambda: answers(port), "the server listens")
+        yield f"http://127.0.0.1:{port}/mcp", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _spawn(script: str, *argv: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, str(SERVERS / script), *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def alive(pid: int) -> bool:
@@ -80,6 +112,7 @@ class Host:
 
     def __init__(self, registry: Registry, channel: Any, folder: Path) -> None:
         self.registry = registry
+        self.channel = channel
         self.tools = Tools(channel, "default")
         self.stub = service_pb2_grpc.McpHostServiceStub(channel.channel)
         self.folder = folder

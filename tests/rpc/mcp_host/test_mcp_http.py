@@ -13,17 +13,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from retinue import errors
 
-from .hosting import SERVERS, Host, until
+from .hosting import SERVERS, Host, answers, until
 
 Start = Callable[[], subprocess.Popen[bytes]]
-
-
-def answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 0.1).close()
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture

@@ -92,8 +92,8 @@ async def test_a_list_of_several_pages_is_read_whole(host: Host) -> None:
     host.stdio("raw", "raw_server.py", "pages")
     tools, _ = await host.list_tools("raw")
     assert [tool.name for tool in tools] == [
-        *("echo", "hang", "big", "bad_bytes", "die", "env", "rename", "meta", "twice", "ask", "refuse"),
-        *("ask_back", "crooked"),
+        *("echo", "hang", "big", "bad_bytes", "die", "env", "rename", "meta", "twice", "refuse", "ask"),
+        *("ask_back", "ask_late", "ask_hugely", "take_back", "rounds", "crooked"),
     ]
 
 
@@ -186,8 +186,8 @@ async def test_the_list_is_asked_for_again_when_the_server_says_that_it_changed(
 async def test_requests_of_the_server_are_answered_ping_and_unknown(host: Host) -> None:
     host.stdio("raw", "raw_server.py")
     answers = json.loads((await host.call("raw", "ask")).content[0].text)
-    assert answers["ping"] == {}
-    assert answers["unknown"]["code"] == -32601
+    assert answers["ping-0"] == {}
+    assert answers["roots/wonder-1"]["code"] == -32601
 
 
 async def test_a_second_answer_and_one_that_nobody_waits_for_are_ignored(host: Host) -> None:

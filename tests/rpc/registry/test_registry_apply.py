@@ -107,6 +107,61 @@ async def test_a_reference_that_leads_nowhere_is_refused_with_the_nearest(tmp_pa
         assert await names(components) == []
 
 
+async def test_agents_that_would_call_each_other_in_a_circle_are_refused_with_the_whole_way(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "retinue.yaml").write_text(
+        "llms:\n  fast: {model: m}\nagents:\n  file: {llm: fast, agents: [leaf]}\n  leaf: {llm: fast}\n"
+    )
+    async with serving(tmp_path) as components:
+        await components.apply([agent("top", agents=["file"])])
+        with pytest.raises(ComponentInvalidError, match="leads back to the agent itself") as caught:
+            await components.apply([agent("other"), agent("leaf", agents=["other", "top"])])
+        (violation,) = caught.value.violations
+        assert violation.field == "components[1].agent.agents[1]"
+        assert violation.description.endswith("leaf → top (API) → file (retinue.yaml:4) → leaf")
+        with pytest.raises(ComponentInvalidError) as caught:
+            await components.apply([agent("a", agents=["b"]), agent("b", agents=["a"])])
+        assert [violation.field for violation in caught.value.violations] == [
+            "components[0].agent.agents[0]",
+            "components[1].agent.agents[0]",
+        ]
+        assert "a → b (components[1].agent) → a" in str(caught.value)
+        with pytest.raises(ComponentInvalidError, match="the agent 'me' cannot need itself"):
+            await components.apply([agent("me", agents=["me"])])
+        assert await names(components) == ["fast", "file", "leaf", "top"]
+        # What breaks an old step of the circle may close a new one at the same time.
+        await components.apply([agent("top"), agent("leaf", agents=["top"])])
+
+
+async def test_a_reference_to_an_agent_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        with pytest.raises(ReferenceNotFoundError, match="did you mean helper") as caught:
+            await components.apply([llm("fast"), agent("helper"), agent("a", agents=["helpr"])])
+        assert caught.value.facts == {"kind": "agent", "name": "a", "missing": "agent/helpr"}
+
+
+async def test_json_that_came_by_api_keeps_to_the_rules_of_files_and_comes_back(tmp_path: Path) -> None:
+    schema = '{"type":"object","properties":{"b":{"type":"string"},"a":{"type":"integer"}}}'
+    async with serving(tmp_path) as components:
+        await components.apply([llm("fast"), agent("a", output_schema_json=schema.replace(":", " : "))])
+        assert (await components.get(AGENT, "a")).agent.output_schema_json == schema
+        again = await components.apply([agent("a", output_schema_json=schema)])
+        assert again.applied[0].outcome == UNCHANGED
+        bad = [
+            agent("b", output_schema_json="{"),
+            agent("c", output_schema_json=schema.replace("eger", "gr")),
+        ]
+        with pytest.raises(ComponentInvalidError) as caught:
+            await components.apply(bad)
+        assert [violation.field for violation in caught.value.violations] == [
+            "components[0].agent.output_schema_json",
+            "components[1].agent.output_schema_json.properties.a.type",
+        ]
+    async with serving(tmp_path) as components:
+        assert (await components.get(AGENT, "a")).agent.output_schema_json == schema
+
+
 async def test_a_component_stands_once_in_a_set(tmp_path: Path) -> None:
     async with serving(tmp_path) as components:
         with pytest.raises(ComponentInvalidError, match=r"stands in components\[0\]\.llm already"):

@@ -158,6 +158,44 @@ async def test_a_reference_that_the_files_broke_is_named_when_it_is_resolved(anc
         assert (await components.resolve(AGENT, "mine", llm="fats")).dependencies[0].name == "fats"
 
 
+async def test_a_circle_through_what_came_by_api_keeps_the_file_as_it_was(anchor: Path) -> None:
+    async with serving(anchor.parent) as components:
+        await components.apply([agent("api", agents=["a"])])
+    (anchor.parent / "a.yaml").write_text("agents:\n  a: {llm: fast, agents: [api]}\n")
+    async with serving(anchor.parent) as components:
+        assert await there(components) == ["fast@1", "a@1", "api@1"]
+        said = "leads back to the agent itself: a → api (API) → a"
+        assert await problems(components) == [f"a.yaml:2: agents.a.agents[0]: {said}"]
+
+
+async def test_a_circle_through_what_a_bad_file_keeps_is_not_loaded(anchor: Path) -> None:
+    (anchor.parent / "b.yaml").write_text("agents: {b: {llm: fast, agents: [a]}}\n")
+    async with serving(anchor.parent):
+        pass
+    (anchor.parent / "b.yaml").write_text("agents: {b: {llm: fast, oops: 1}}\n")
+    (anchor.parent / "a.yaml").write_text("agents: {a: {llm: fast, agents: [b]}}\n")
+    async with serving(anchor.parent) as components:
+        assert await there(components) == ["fast@1", "a@1", "b@1"]
+        assert (await problems(components))[0] == (
+            "a.yaml:1: agents.a.agents[0]: leads back to the agent itself: a → b (b.yaml:1) → a"
+        )
+    (anchor.parent / "b.yaml").write_text("agents: {b: {llm: fast}}\n")
+    async with serving(anchor.parent) as components:
+        assert await there(components) == ["fast@1", "a@2", "b@2"]
+        assert await problems(components) == []
+
+
+async def test_a_circle_of_files_that_the_api_has_broken_is_no_problem(anchor: Path) -> None:
+    async with serving(anchor.parent) as components:
+        await components.apply([agent("b")])
+    (anchor.parent / "a.yaml").write_text(
+        "agents: {a: {llm: fast, agents: [b]}, b: {llm: fast, agents: [a]}}\n"
+    )
+    async with serving(anchor.parent) as components:
+        assert await problems(components) == []
+        assert await there(components) == ["fast@1", "a@2", "b@1"]
+
+
 async def test_problems_come_page_by_page_and_by_namespace(tmp_path: Path) -> None:
     entries = "".join(f"  l{number}: {{}}\n" for number in range(250))
     (tmp_path / "retinue.yaml").write_text(f"include: [b.yaml, c.yaml]\nllms:\n{entries}")

@@ -137,6 +137,33 @@ async def test_resolve_brings_all_that_is_needed_each_once(tmp_path: Path) -> No
         assert not alone.dependencies
 
 
+async def test_resolve_brings_the_agents_that_it_may_call_with_all_that_they_need(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        await components.apply(
+            [
+                *(llm(name) for name in ("fast", "slow", "spare", "other")),
+                *(server(name) for name in ("time", "mail", "unused")),
+                agent("top", agents=["left", "right"], mcp_servers=["time"]),
+                agent("left", "slow", agents=["leaf"], mcp_servers=["time"]),
+                agent("right", "fast", agents=["leaf"], fallback_llms=["slow"]),
+                agent("leaf", "fast", mcp_servers=["mail"], fallback_llms=["spare"]),
+                agent("beside", agents=["top"]),
+            ]
+        )
+        response = await components.resolve(ANY, "top")
+        assert sorted((each.kind, each.name) for each in response.dependencies) == [
+            *((LLM, name) for name in ("fast", "slow", "spare")),
+            *((MCP_SERVER, name) for name in ("mail", "time")),
+            *((AGENT, name) for name in ("leaf", "left", "right")),
+        ]
+        replaced = await components.resolve(ANY, "left", llm="other")
+        assert sorted(each.name for each in replaced.dependencies if each.kind == LLM) == [
+            "fast",
+            "other",
+            "spare",
+        ]
+
+
 async def test_resolve_refuses_an_llm_that_is_not_there_or_has_no_place(tmp_path: Path) -> None:
     async with serving(tmp_path) as components:
         await components.apply([llm("fast"), agent("a")])

@@ -8,15 +8,27 @@ from contextlib import contextmanager
 import grpc
 from grpc_status import rpc_status
 
-from retinue.engine.v1 import event_pb2, run_pb2, service_pb2, service_pb2_grpc, session_pb2
-from retinue.errors import RetinueError, RunNotFoundError, status_from_error
+from retinue.engine.v1 import (
+    event_pb2,
+    input_pb2,
+    report_pb2,
+    run_pb2,
+    service_pb2,
+    service_pb2_grpc,
+    session_pb2,
+)
+from retinue.errors import RetinueError, RunNotFoundError, SequenceOutOfRangeError, status_from_error
 
 from .stories import RUN_ID, SESSION_ID
 
 _BOUND_S = 20.0
 
 
-class StoryTeller(service_pb2_grpc.RunServiceServicer, service_pb2_grpc.SessionServiceServicer):
+class StoryTeller(
+    service_pb2_grpc.RunServiceServicer,
+    service_pb2_grpc.InputServiceServicer,
+    service_pb2_grpc.SessionServiceServicer,
+):
     """Answers each run with the same story."""
 
     def __init__(self) -> None:
@@ -27,10 +39,17 @@ class StoryTeller(service_pb2_grpc.RunServiceServicer, service_pb2_grpc.SessionS
         self.refusal: RetinueError | None = None
         self.requests: list[service_pb2.RunRequest] = []
         self.watched_after: list[int] = []
+        self.watches: list[service_pb2.WatchRunRequest] = []
         self.cancelled: list[str] = []
         self.listed: list[service_pb2.ListRunsRequest] = []
         self.tokens: list[str] = []
         self.messages: list[session_pb2.SessionMessage] = []
+        self.report = report_pb2.RunReport()
+        self.commands: list[object] = []
+        """Requests to steer runs, to answer what they ask, and to change sessions, as they came."""
+        self.inputs: list[input_pb2.InputRequest] = []
+        self.refused_answers: list[RetinueError] = []
+        """What the next answers are refused with."""
 
     def StartRun(self, request, context):  # noqa: N802, ANN001, ANN201 - named by gRPC
         self.tokens.append(dict(context.invocation_metadata()).get("authorization", ""))
@@ -39,8 +58,17 @@ class StoryTeller(service_pb2_grpc.RunServiceServicer, service_pb2_grpc.SessionS
             context.abort_with_status(rpc_status.to_status(status_from_error(self.refusal)))
         return service_pb2.StartRunResponse(run=self.run())
 
+    def StreamRun(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.requests.append(request.run)
+        yield service_pb2.StreamRunResponse(events=self.story)
+
     def WatchRun(self, request, context):  # noqa: N802, ANN001, ANN201
+        head = self.story[-1].sequence if self.story else 0
+        if request.after_sequence > head:
+            error = SequenceOutOfRangeError("beyond", last_sequence=self.pause_after or head)
+            context.abort_with_status(rpc_status.to_status(status_from_error(error)))
         self.watched_after.append(request.after_sequence)
+        self.watches.append(request)
         for event in self.story:
             if event.sequence <= request.after_sequence:
                 continue
@@ -49,9 +77,7 @@ class StoryTeller(service_pb2_grpc.RunServiceServicer, service_pb2_grpc.SessionS
                 self.go_on.wait(_BOUND_S)
 
     def GetRun(self, request, context):  # noqa: N802, ANN001, ANN201
-        if request.run_id != RUN_ID:
-            error = RunNotFoundError(f"there is no run {request.run_id}", run_id=request.run_id)
-            context.abort_with_status(rpc_status.to_status(status_from_error(error)))
+        _check(request.run_id, context)
         return service_pb2.GetRunResponse(run=self.run())
 
     def ListRuns(self, request, context):  # noqa: N802, ANN001, ANN201
@@ -63,9 +89,63 @@ class StoryTeller(service_pb2_grpc.RunServiceServicer, service_pb2_grpc.SessionS
         self.go_on.set()
         return service_pb2.CancelRunResponse(run=self.run())
 
+    def PauseRun(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.commands.append(request)
+        return service_pb2.PauseRunResponse(run=self.run())
+
+    def ResumeRun(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.commands.append(request)
+        return service_pb2.ResumeRunResponse(run=self.run())
+
+    def RetryRun(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.commands.append(request)
+        return service_pb2.RetryRunResponse(run=self.run())
+
+    def GetRunReport(self, request, context):  # noqa: N802, ANN001, ANN201
+        _check(request.run_id, context)
+        return service_pb2.GetRunReportResponse(report=self.report)
+
+    def ListInputs(self, request, context):  # noqa: N802, ANN001, ANN201
+        pending = input_pb2.INPUT_STATE_PENDING
+        found = [each for each in self.inputs if request.include_closed or each.state == pending]
+        return service_pb2.ListInputsResponse(inputs=found)
+
+    def AnswerInput(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.commands.append(request)
+        if self.refused_answers:
+            refusal = self.refused_answers.pop(0)
+            context.abort_with_status(rpc_status.to_status(status_from_error(refusal)))
+        (found,) = (each for each in self.inputs if each.input_id == request.input_id)
+        found.state = input_pb2.INPUT_STATE_ANSWERED
+        found.answer.CopyFrom(request.answer)
+        self.go_on.set()
+        return service_pb2.AnswerInputResponse(input=found)
+
     def GetSession(self, request, context):  # noqa: N802, ANN001, ANN201
         session = session_pb2.Session(session_id=request.session_id, message_count=len(self.messages))
         return service_pb2.GetSessionResponse(session=session)
+
+    def ListSessions(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.commands.append(request)
+        return service_pb2.ListSessionsResponse(sessions=[session_pb2.Session(session_id=SESSION_ID)])
+
+    def UpdateSession(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.commands.append(request)
+        session = session_pb2.Session(session_id=request.session_id, labels=request.labels)
+        return service_pb2.UpdateSessionResponse(session=session)
+
+    def DeleteSession(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.commands.append(request)
+        return service_pb2.DeleteSessionResponse(deleted_runs=3)
+
+    def ExportSession(self, request, context):  # noqa: N802, ANN001, ANN201
+        yield service_pb2.ExportSessionResponse(session=session_pb2.Session(session_id=request.session_id))
+        for message in self.messages:
+            yield service_pb2.ExportSessionResponse(message=message)
+        yield service_pb2.ExportSessionResponse(run=self.run())
+
+    def GetBlob(self, request, context):  # noqa: N802, ANN001, ANN201
+        return service_pb2.GetBlobResponse(data=request.blob_id.encode())
 
     def ListSessionMessages(self, request, context):  # noqa: N802, ANN001, ANN201
         return service_pb2.ListSessionMessagesResponse(messages=self.messages)
@@ -81,11 +161,18 @@ class StoryTeller(service_pb2_grpc.RunServiceServicer, service_pb2_grpc.SessionS
         return run
 
 
+def _check(run_id: str, context: grpc.ServicerContext) -> None:
+    if run_id != RUN_ID:
+        error = RunNotFoundError(f"there is no run {run_id}", run_id=run_id)
+        context.abort_with_status(rpc_status.to_status(status_from_error(error)))
+
+
 @contextmanager
 def serving(teller: StoryTeller) -> Iterator[str]:
     """Serve the story teller; gives its address."""
     server = grpc.server(ThreadPoolExecutor(8))
     service_pb2_grpc.add_RunServiceServicer_to_server(teller, server)
+    service_pb2_grpc.add_InputServiceServicer_to_server(teller, server)
     service_pb2_grpc.add_SessionServiceServicer_to_server(teller, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

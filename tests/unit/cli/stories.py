@@ -3,7 +3,7 @@
 from google.protobuf.duration_pb2 import Duration
 
 from retinue.common.v1 import error_pb2, usage_pb2
-from retinue.engine.v1 import event_pb2, run_pb2
+from retinue.engine.v1 import event_pb2, input_pb2, run_pb2
 from retinue.registry.v1 import component_pb2
 
 RUN_ID = "run-0123456789abcdef01234567"
@@ -11,9 +11,9 @@ SESSION_ID = "agent-1f2e3d4c"
 
 
 def numbered(*events: event_pb2.RunEvent) -> list[event_pb2.RunEvent]:
-    """The events with their run and their numbers."""
+    """The events with their numbers, and with their run where they have none."""
     for number, event in enumerate(events, start=1):
-        event.run_id = RUN_ID
+        event.run_id = event.run_id or RUN_ID
         event.sequence = number
     return list(events)
 
@@ -98,6 +98,64 @@ def finished(result: run_pb2.RunResult) -> event_pb2.RunEvent:
     result.cost.nano_usd = 55_000
     result.duration.CopyFrom(Duration(seconds=1, nanos=300_000_000))
     return event_pb2.RunEvent(run_finished=event_pb2.RunFinished(result=result))
+
+
+def within(run_id: str, path: str, event: event_pb2.RunEvent) -> event_pb2.RunEvent:
+    """The event as one of a run inside."""
+    event.run_id, event.path = run_id, path
+    return event
+
+
+def child_started(agent: str, asked: str) -> event_pb2.RunEvent:
+    target = component_pb2.ComponentRef(name=agent)
+    return event_pb2.RunEvent(child_run_started=event_pb2.ChildRunStarted(target=target, message=asked))
+
+
+def child_finished(end: event_pb2.RunEvent) -> event_pb2.RunEvent:
+    result = end.run_finished.result
+    return event_pb2.RunEvent(child_run_finished=event_pb2.ChildRunFinished(result=result))
+
+
+def suspended(
+    state: run_pb2.RunState.ValueType = run_pb2.RUN_STATE_WAITING, reason: str = ""
+) -> event_pb2.RunEvent:
+    return event_pb2.RunEvent(run_suspended=event_pb2.RunSuspended(state=state, reason=reason))
+
+
+def approval(input_id: str = "input-1", *, interrupted: bool = False) -> input_pb2.InputRequest:
+    """A request for the approval of a tool call."""
+    asked = input_pb2.ToolCallApproval(
+        server="files",
+        tool="delete",
+        arguments_json='{"path": "a"}',
+        arguments_sha256=f"sha-{input_id}",
+        interrupted=interrupted,
+    )
+    return input_pb2.InputRequest(
+        input_id=input_id,
+        run_id=RUN_ID,
+        root_run_id=RUN_ID,
+        state=input_pb2.INPUT_STATE_PENDING,
+        approval=asked,
+    )
+
+
+def question(text: str, schema_json: str = "", input_id: str = "input-2") -> input_pb2.InputRequest:
+    return input_pb2.InputRequest(
+        input_id=input_id,
+        run_id=RUN_ID,
+        root_run_id=RUN_ID,
+        state=input_pb2.INPUT_STATE_PENDING,
+        question=input_pb2.Question(text=text, schema_json=schema_json),
+    )
+
+
+def requested(request: input_pb2.InputRequest) -> event_pb2.RunEvent:
+    return event_pb2.RunEvent(input_requested=event_pb2.InputRequested(request=request))
+
+
+def received(answer: input_pb2.InputAnswer, input_id: str = "input-1") -> event_pb2.RunEvent:
+    return event_pb2.RunEvent(input_received=event_pb2.InputReceived(input_id=input_id, answer=answer))
 
 
 def time_story() -> list[event_pb2.RunEvent]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from retinue.engine.v1 import event_pb2, run_pb2
+from retinue.engine.v1 import event_pb2, input_pb2, run_pb2
 from retinue_cli import events
 from retinue_cli.events import RunPrinter
 from retinue_cli.output import Output
@@ -153,6 +153,185 @@ def test_a_cancelled_run_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert "■ cancelled: enough · 2 turns" in out
 
 
+CHILD = "run-child"
+CALL = "turn:1/call:1"
+
+
+def family_story() -> list[event_pb2.RunEvent]:
+    """A run whose first call is answered by a run inside."""
+    return stories.numbered(
+        stories.started(),
+        stories.turn(),
+        stories.call("1", "helper", server=""),
+        stories.within(CHILD, CALL, stories.child_started("helper", "find the time")),
+        stories.within(CHILD, f"{CALL}/turn:1", stories.turn()),
+        stories.within(CHILD, f"{CALL}/turn:1", stories.text("Let me ")),
+        stories.text("(meanwhile)"),
+        stories.within(CHILD, f"{CALL}/turn:1", stories.message("Let me\nsee.")),
+        stories.within(CHILD, f"{CALL}/turn:1/call:1", stories.call("1", "now")),
+        stories.within(CHILD, f"{CALL}/turn:1/call:1", stories.answer("1", "noon")),
+        stories.within(CHILD, CALL, stories.child_finished(stories.succeeded())),
+        stories.answer("1", "It is noon."),
+        stories.succeeded(),
+    )
+
+
+BILL = "2 turns · 1 tool call · tokens 1,212 in, 38 out · $0.000055 · 1.3 s"
+
+
+def test_what_happens_in_a_run_inside_stands_behind_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, family_story()).splitlines()[1:] == [
+        "→ helper {}",
+        f"{CALL} │ run-child · helper · find the time",
+        "(meanwhile)",
+        f"{CALL} │ Let me",
+        f"{CALL} │ see.",
+        f"{CALL} │ → time.now {{}}",
+        f"{CALL} │ ← time.now 41 ms",
+        f"{CALL} │   noon",
+        f"{CALL} │ ✓ succeeded · {BILL}",
+        "← helper 41 ms",
+        "  It is noon.",
+        "",
+        f"✓ succeeded · {BILL}",
+    ]
+
+
+def test_the_end_of_a_run_inside_is_not_the_end_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = RunPrinter(Output(as_json=True))
+    story = family_story()
+    for event in story[:-1]:
+        printer.event(event)
+    assert printer.result is None
+    printer.event(story[-1])
+    assert printer.result is not None
+
+
+def test_who_joins_in_the_middle_sees_the_place_of_a_run_inside(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = RunPrinter(Output(as_json=False))
+    printer.run_id = stories.RUN_ID
+    for event in family_story()[7:10]:
+        printer.event(event)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{CALL} │ Let me"
+    assert all(line.startswith(f"{CALL} │ ") for line in lines)
+
+
+def test_a_run_inside_that_is_watched_itself_is_shown_like_any_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printer = RunPrinter(Output(as_json=False))
+    printer.run_id = CHILD
+    for event in (event for event in family_story() if event.run_id == CHILD):
+        printer.event(event)
+    assert printer.result is not None
+    assert capsys.readouterr().out.splitlines() == [
+        "run-child · helper · find the time",
+        "Let me ",
+        "→ time.now {}",
+        "← time.now 41 ms",
+        "  noon",
+        "",
+        f"✓ succeeded · {BILL}",
+    ]
+
+
+def test_quiet_leaves_out_what_runs_inside_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, family_story(), quiet=True) == "(meanwhile)\n"
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (stories.suspended(), "(the run waits for an answer)"),
+        (
+            stories.suspended(run_pb2.RUN_STATE_PAUSED, "lunch"),
+            f"(the run is paused: lunch; `retinue resume {stories.RUN_ID}` lets it go on)",
+        ),
+        (
+            event_pb2.RunEvent(
+                context_trimmed=event_pb2.ContextTrimmed(
+                    omitted_messages=1, tokens_before=9000, tokens_after=800
+                )
+            ),
+            "(1 message left out from here on: about 800 tokens in place of 9,000)",
+        ),
+        (
+            event_pb2.RunEvent(stall_noticed=event_pb2.StallNoticed(message="do\nsomething")),
+            "(no headway; the model is told: do something)",
+        ),
+        (
+            event_pb2.RunEvent(output_rejected=event_pb2.OutputRejected(message="age: no number")),
+            "(the answer does not fit the output schema and is asked for again: age: no number)",
+        ),
+        (stories.requested(stories.approval()), '? may files.delete be called? {"path": "a"}'),
+        (
+            stories.requested(stories.approval(interrupted=True)),
+            '? may files.delete be called again, though it may have happened? {"path": "a"}',
+        ),
+        (
+            stories.requested(stories.question("How old?", '{"type": "integer"}')),
+            '? How old?\n  as {"type": "integer"}',
+        ),
+        (stories.received(input_pb2.InputAnswer(approve=input_pb2.Approval())), "(approved)"),
+        (
+            stories.received(input_pb2.InputAnswer(approve=input_pb2.Approval(arguments_json="{}"))),
+            "(approved with other arguments: {})",
+        ),
+        (stories.received(input_pb2.InputAnswer(deny=input_pb2.Denial(reason="no"))), "(denied: no)"),
+        (stories.received(input_pb2.InputAnswer(value_json="7")), "(answered: 7)"),
+        (stories.received(input_pb2.InputAnswer(refuse=input_pb2.Refusal())), "(refused)"),
+        (stories.received(input_pb2.InputAnswer(expired=input_pb2.Expiry())), "(nobody answered in time)"),
+    ],
+)
+def test_every_turn_of_a_story_has_its_words(
+    capsys: pytest.CaptureFixture[str], event: event_pb2.RunEvent, line: str
+) -> None:
+    assert shown(capsys, stories.numbered(event)) == f"{line}\n"
+
+
+def test_a_claim_after_waiting_is_no_takeover(capsys: pytest.CaptureFixture[str]) -> None:
+    story = stories.numbered(
+        stories.started(), stories.claimed(), stories.turn(), stories.suspended(), stories.claimed()
+    )
+    assert shown(capsys, story).splitlines()[1:] == ["(the run waits for an answer)", "(the run goes on)"]
+
+
+def test_a_run_that_goes_on_from_another_says_from_which(capsys: pytest.CaptureFixture[str]) -> None:
+    begun = stories.started()
+    begun.run_started.origin.run_id = "run-before"
+    restored = event_pb2.RunEvent(
+        conversation_restored=event_pb2.ConversationRestored(messages_json=["{}", "{}"])
+    )
+    lines = shown(capsys, stories.numbered(begun, restored, stories.claimed())).splitlines()
+    assert lines[0].endswith(" · goes on from run-before")
+    assert lines[1:] == ["(2 messages of the run before)"]
+
+
+def test_what_a_model_thinks_is_shown_where_all_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    def thought(text: str) -> event_pb2.RunEvent:
+        return event_pb2.RunEvent(reasoning_delta=event_pb2.ReasoningDelta(text=text))
+
+    story = stories.numbered(stories.turn(), thought("Well, "), thought("noon."), stories.text("Noon."))
+    assert shown(capsys, story) == "Noon.\n"
+    assert shown(capsys, story, full=True).splitlines() == ["(thinks) Well, noon.", "Noon."]
+    assert shown(capsys, story, full=True, quiet=True) == "Noon.\n"
+
+
+def test_files_of_a_result_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = stories.answer("1", "done")
+    answer.tool_call_completed.attachments.add(mime_type="image/png", name="chart", size_bytes=1200)
+    out = shown(capsys, stories.numbered(stories.call("1", "draw"), answer))
+    assert out.splitlines()[-1] == "  [image/png chart, 1,200 bytes]"
+
+
+def test_every_kind_of_event_has_its_words_or_is_known_to_need_none() -> None:
+    kinds = {field.name for field in event_pb2.RunEvent.DESCRIPTOR.oneofs_by_name["event"].fields}
+    assert kinds == {
+        name.removeprefix("_show_") for name in vars(RunPrinter) if name.startswith("_show_")
+    } - {"end"}
+
+
 def test_text_of_models_and_tools_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     story = stories.numbered(
         stories.text("a\x1b[2Jb"),
@@ -170,6 +349,7 @@ def test_brackets_are_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_numbers_of_states_are_those_of_the_proto() -> None:
+    assert run_pb2.RUN_STATE_PAUSED == events.PAUSED
     assert run_pb2.RUN_STATE_SUCCEEDED == events.SUCCEEDED
     assert run_pb2.RUN_STATE_FAILED == events.FAILED
     assert run_pb2.RUN_STATE_CANCELLED == events.CANCELLED

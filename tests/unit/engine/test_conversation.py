@@ -87,10 +87,10 @@ def test_the_sums_are_those_of_the_events(events: list[event_pb2.RunEvent]) -> N
     conversation = folded(events)
     answers = [event.message_completed for event in events if event.HasField("message_completed")]
     assert conversation.turns == len(answers)
-    assert conversation.usage.input_tokens == sum(each.usage.input_tokens for each in answers)
-    assert conversation.cost.nano_usd == sum(each.cost.nano_usd for each in answers)
-    assert conversation.cost.unknown == any(each.cost.unknown for each in answers)
-    assert conversation.tool_calls == sum(event.HasField("tool_call_completed") for event in events)
+    assert conversation.spent.usage.input_tokens == sum(each.usage.input_tokens for each in answers)
+    assert conversation.spent.cost.nano_usd == sum(each.cost.nano_usd for each in answers)
+    assert conversation.spent.cost.unknown == any(each.cost.unknown for each in answers)
+    assert conversation.spent.tool_calls == sum(event.HasField("tool_call_completed") for event in events)
 
 
 @given(st.text(max_size=40))

@@ -10,7 +10,7 @@ from retinue.errors import ClaimLostError, PayloadTooLargeError, StoreUnavailabl
 from retinue_engine import journal as journal_module
 from retinue_engine.feed import Feed
 from retinue_engine.journal import MAX_EVENT_BYTES, MAX_RECORD_BYTES, MAX_TEXT, Journal
-from retinue_engine.store import JournalRecord, RunOutcome
+from retinue_engine.store import Effects, JournalRecord, RunOutcome
 from tests.suite import until
 
 
@@ -19,12 +19,12 @@ class Appends:
 
     def __init__(self) -> None:
         self.records: list[JournalRecord] = []
-        self.outcomes: list[RunOutcome | None] = []
+        self.effects: list[Effects | None] = []
         self.futures: list[asyncio.Future[None]] = []
 
-    def append(self, record: JournalRecord, outcome: RunOutcome | None = None) -> "asyncio.Future[None]":
+    def append(self, record: JournalRecord, effects: Effects | None = None) -> "asyncio.Future[None]":
         self.records.append(record)
-        self.outcomes.append(outcome)
+        self.effects.append(effects)
         self.futures.append(asyncio.get_running_loop().create_future())
         return self.futures[-1]
 
@@ -133,13 +133,19 @@ async def test_no_record_is_larger_than_a_response_may_be() -> None:
     assert bench.journal.head == 9
 
 
-async def test_the_outcome_goes_with_the_last_record_alone() -> None:
+async def test_effects_go_with_the_record_of_their_event() -> None:
     bench = Bench()
     outcome = RunOutcome("default", "r", "s", run_pb2.RUN_STATE_SUCCEEDED, 1, b"", [])
     bench.emit("x" * 900_000)
-    bench.journal.finish(event_pb2.RunEvent(run_id="r", path="x" * 200_000), outcome)
+    bench.journal.attach(Effects(received=["a"]))
+    bench.journal.attach(Effects(received=["b"]))
+    bench.journal.emit(event_pb2.RunEvent(run_id="r", path="x" * 200_000))
+    bench.journal.attach(Effects(outcomes=[outcome]))
     await bench.end_all()
-    assert bench.store.outcomes == [None, outcome]
+    first, last = bench.store.effects
+    assert first is not None
+    assert (first.received, first.outcomes) == (["a", "b"], [])
+    assert last == Effects(outcomes=[outcome])
 
 
 async def test_a_commit_waits_for_what_was_emitted_before_it() -> None:

@@ -22,7 +22,7 @@ class Shared:
         self.sweeps: list[float] = []
         self.told: list[object] = []
         self.lost: list[str] = []
-        self.cancelled: list[tuple[str, str]] = []
+        self.commanded: list[str] = []
         self.reachable = True
 
     def _reach(self) -> None:
@@ -35,16 +35,16 @@ class Shared:
         self.renewed.append(len(runs))
         return self.lost
 
-    async def cancelled_runs(self) -> list[tuple[str, str]]:
+    async def commanded_runs(self) -> list[str]:
         self._reach()
         self.heard.append(asyncio.get_running_loop().time())
-        return self.cancelled
+        return self.commanded
 
     def held(self) -> Sequence[RunRow]:
         return self.rows
 
-    def hear_cancelled(self, run_id: str, reason: str) -> None:
-        self.told.append((run_id, reason))
+    async def hear(self, run_ids: Sequence[str]) -> None:
+        self.told.extend(run_ids)
 
     def hear_lost(self, run: RunRow) -> None:
         self.told.append(run.run_id)
@@ -60,7 +60,7 @@ class Shared:
 
 @asynccontextmanager
 async def keeping(shared: Shared, lease_s: float) -> AsyncIterator[None]:
-    leases = Leases(cast(Store, shared), shared, lease_s)
+    leases = Leases(cast(Store, shared), shared, shared, lease_s)
     tasks: list[asyncio.Task[Any]] = [
         asyncio.create_task(each()) for each in (leases.renew, leases.hear, leases.look)
     ]
@@ -85,10 +85,10 @@ async def test_leases_are_renewed_by_the_lease_and_cancels_are_asked_for_all_the
 async def test_what_is_heard_is_told() -> None:
     shared = Shared(held=2)
     shared.lost = [shared.rows[1].run_id]
-    shared.cancelled = [("run-x", "why")]
+    shared.commanded = ["run-x"]
     async with keeping(shared, 60):
         await until(lambda: len(shared.told) >= 2, "both are told")
-    assert shared.told[:2] == [shared.rows[1].run_id, ("run-x", "why")]
+    assert shared.told[:2] == [shared.rows[1].run_id, "run-x"]
 
 
 async def test_leases_are_renewed_soon_after_the_store_is_back() -> None:

@@ -21,9 +21,10 @@ def call(name: str | None, arguments: Any = None, **more: Any) -> dict[str, Any]
 
 
 def whole(*chunks: dict[str, Any]) -> Any:
-    answer = Answer(ENDPOINT)
+    answer = Answer(ENDPOINT, lambda _: None)
     for chunk in [*chunks, choice({}, "stop")]:
-        answer.add_text(answer.add(chunk))
+        answer.add(chunk)
+        answer.flush()
     return answer.completion()
 
 
@@ -41,6 +42,8 @@ def test_text_past_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     assert whole(choice({"content": "x" * 10})).text == "x" * 10
     with pytest.raises(LlmInvalidResponseError, match="max_output_tokens"):
         whole(choice({"content": "x" * 6}), choice({"content": "x" * 6}))
+    with pytest.raises(LlmInvalidResponseError, match="max_output_tokens"):
+        whole(choice({"reasoning_content": "x" * 6}), choice({"content": "x" * 6}))
 
 
 def test_tool_calls_past_the_limit_are_refused_even_empty_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +54,20 @@ def test_tool_calls_past_the_limit_are_refused_even_empty_ones(monkeypatch: pyte
         whole(*(call("", index=index) for index in range(20)))
 
 
+def test_what_came_since_the_last_flush_is_passed_on_as_one_piece() -> None:
+    shown: list[str] = []
+    answer = Answer(ENDPOINT, shown.append, lambda text: shown.append(f"({text})"))
+    for chunk in [{"reasoning": "a"}, {"reasoning": "b"}, {"content": "c"}, {"content": "d"}]:
+        answer.add(choice(chunk))
+    answer.flush()
+    answer.flush()
+    answer.add(choice({"content": "e", "reasoning": "f"}))
+    answer.flush()
+    assert shown == ["(ab)", "cd", "(f)", "e"]
+
+
 def test_without_a_finish_reason_an_answer_is_not_whole() -> None:
-    answer = Answer(ENDPOINT)
+    answer = Answer(ENDPOINT, lambda _: None)
     answer.add(choice({"content": "a"}))
     assert not answer.finished
     with pytest.raises(LlmUnavailableError):
@@ -83,6 +98,7 @@ def test_pieces_without_index_and_id_go_on_with_the_last_call() -> None:
 
 def test_surrogate_pairs_that_come_together_are_joined() -> None:
     assert whole(choice({"content": "\ud83c\udf89"})).text == "🎉"
+    assert whole(choice({"reasoning": "\ud83c\udf89"})).reasoning == "🎉"
     assert whole(call("a", '"\ud83c\udf89\ud83c"', index=0)).tool_calls[0].arguments_json == '"🎉\ufffd"'
 
 

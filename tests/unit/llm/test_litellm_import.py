@@ -46,6 +46,29 @@ asyncio.run(main())
     assert run(program) == "False\n"
 
 
+def test_litellm_is_imported_in_a_thread_by_the_first_question_that_needs_its_table() -> None:
+    program = """
+imports = []
+real = litellm_transport.import_litellm
+
+def counted():
+    imports.append(threading.current_thread() is threading.main_thread())
+    return real()
+
+litellm_transport.import_litellm = counted
+
+async def main():
+    async with open_models() as models:
+        await models.native_output("direct", "m", protocol="openai_chat")
+        await models.native_output("litellm", "gpt-4o", mode="native")
+        print(imports)
+        await models.native_output("litellm", "gpt-4o")
+        print(imports)
+asyncio.run(main())
+"""
+    assert run(program) == "[]\n[False]\n"
+
+
 def test_first_users_import_once_in_a_thread_while_the_loop_goes_on() -> None:
     program = """
 imports, ticks = [], 0

@@ -29,6 +29,20 @@ TEXT = [
     {"type": "content_block_stop", "index": 0},
 ]
 
+JSON_TEXT = [
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": '{"a":'}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": " 1}"}},
+    {"type": "content_block_stop", "index": 0},
+]
+THINKING = [
+    {"type": "content_block_start", "index": 0, "content_block": {"type": "thinking", "thinking": ""}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": "Hm,"}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "thinking_delta", "thinking": " so."}},
+    {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s"}},
+    {"type": "content_block_stop", "index": 0},
+]
+
 
 def tool(index: int, name: str, *pieces: str) -> list[dict[str, Any]]:
     block = {"type": "tool_use", "id": f"id-{name}", "name": name, "input": {}}
@@ -93,13 +107,16 @@ async def transport() -> AsyncIterator[LitellmTransport]:
         yield opened
 
 
+def endpoint_of(provider: Provider) -> Endpoint:
+    return Endpoint("anthropic/claude-sonnet-4-5", provider.base_url, "sk-secret", {}, 30)
+
+
 async def ask(
     transport: LitellmTransport, provider: Provider, generation: Generation | None = None
 ) -> tuple[Any, str]:
     shown: list[str] = []
-    endpoint = Endpoint("anthropic/claude-sonnet-4-5", provider.base_url, "sk-secret", {}, 30)
     request = ChatRequest([{"role": "user", "content": "hi"}], [], generation or Generation())
-    return await transport.complete(endpoint, request, shown.append), "".join(shown)
+    return await transport.complete(endpoint_of(provider), request, shown.append), "".join(shown)
 
 
 async def test_text_usage_and_finish_reason(transport: LitellmTransport, provider: Provider) -> None:
@@ -108,6 +125,29 @@ async def test_text_usage_and_finish_reason(transport: LitellmTransport, provide
     assert completion.text == shown == "Grüße 🎉"
     assert completion.finish_reason == "stop"
     assert completion.usage == TokenUsage(15, 22, cached_input_tokens=5)
+
+
+async def test_thinking_is_reasoning(transport: LitellmTransport, provider: Provider) -> None:
+    provider.events = [STARTED, *THINKING, *TEXT, *ended("end_turn")]
+    shown: list[str] = []
+    request = ChatRequest([{"role": "user", "content": "hi"}], [])
+    completion = await transport.complete(
+        endpoint_of(provider), request, shown.append, lambda text: shown.append(f"({text})")
+    )
+    assert (completion.reasoning, completion.text) == ("Hm, so.", "Grüße 🎉")
+    assert "".join(shown) == "(Hm,)( so.)Grüße 🎉"
+
+
+async def test_an_output_schema_is_asked_for_in_the_provider_s_own_way(
+    transport: LitellmTransport, provider: Provider
+) -> None:
+    provider.events = [STARTED, *JSON_TEXT, *ended("end_turn")]
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    request = ChatRequest([{"role": "user", "content": "hi"}], [], output_schema=schema)
+    completion = await transport.complete(endpoint_of(provider), request, lambda _: None)
+    assert json.loads(completion.text) == {"a": 1}
+    assert '"required": ["a"]' in json.dumps(provider.asked[0])
+    assert "response_format" not in provider.asked[0]
 
 
 async def test_parallel_tool_calls(transport: LitellmTransport, provider: Provider) -> None:

@@ -1,7 +1,7 @@
 """The models: the same fields as the protos, and each rule with a message that says what to do."""
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from retinue.registry.v1 import component_pb2
-from retinue_registry.convert import SPECS, ProtoCodec, enum_words, fill, is_map, kind_to_proto, values_of
+from retinue_registry.convert import (
+    SPECS,
+    ProtoCodec,
+    enum_words,
+    fill,
+    holds_json,
+    is_map,
+    key_of,
+    kind_to_proto,
+    values_of,
+)
 from retinue_registry.kinds import KINDS
 from retinue_registry.models.fields import NAME, Part
 from retinue_registry.validation import LABELS, check_labels, check_spec, field_text
@@ -37,6 +47,7 @@ FULL: dict[str, dict[str, Any]] = {
             "cached_input_nano_usd_per_million": 75_000_000,
         },
         "max_retries": 0,
+        "structured_output": "native",
     },
     "mcp_server": {
         "description": "Tells the time.",
@@ -49,11 +60,12 @@ FULL: dict[str, dict[str, Any]] = {
         "connect_timeout": "30s",
         "call_timeout": "60s",
         "idle_timeout": "300s",
+        "allow_sampling": False,
     },
     "agent": {
         "description": "Helps.",
         "llm": "fast",
-        "system_prompt": "You help.\n",
+        "system_prompt": "You help {{ person }}.\n",
         "mcp_servers": ["time", "mail"],
         "generation": {"temperature": 2.0},
         "max_iterations": 3,
@@ -61,7 +73,29 @@ FULL: dict[str, dict[str, Any]] = {
         "include_history": False,
         "timeout": "0.25s",
         "fallback_llms": ["slow", "local"],
-        "budget": {"max_tokens": 1, "max_cost_nano_usd": 0, "max_tool_calls": 0},
+        "budget": {
+            "max_tokens": 1,
+            "max_cost_nano_usd": 0,
+            "max_tool_calls": 0,
+            "max_turns": 1,
+            "max_duration": "3600s",
+        },
+        "agents": ["researcher", "writer"],
+        "tool_policies": [
+            {"server": "mail", "tool": "send_*", "approval": "always", "interrupted": "fail"},
+            {"approval": "destructive"},
+        ],
+        "ask_user": False,
+        "output_schema": {
+            "type": "object",
+            "properties": {"b": {"enum": [1, 1.0, None, "é\n"]}, "a": {"items": {"$ref": "#/properties/b"}}},
+        },
+        "max_repairs": 0,
+        "session_budget": {"max_tokens": 2},
+        "max_context_tokens": 256,
+        "stall_after": 2,
+        "variables": {"person": "{{ Ann }}"},
+        "input_timeout": "86400s",
     },
 }
 """A spec of each kind with every field set, as it is after validation."""
@@ -84,7 +118,7 @@ def _part_of(annotation: Any) -> type[Part] | None:
 def _pairs(message: Any, model: type[BaseModel], place: str) -> Iterator[tuple[Any, type[BaseModel], str]]:
     yield message, model, place
     for field in message.fields:
-        part = _part_of(model.model_fields[field.name].annotation)
+        part = _part_of(model.model_fields[key_of(field)].annotation)
         if part is not None:
             yield from _pairs(field.message_type, part, f"{place}.{field.name}")
 
@@ -92,9 +126,12 @@ def _pairs(message: Any, model: type[BaseModel], place: str) -> Iterator[tuple[A
 @pytest.mark.parametrize("kind", KINDS)
 def test_proto_and_model_have_the_same_fields_and_words(kind: str) -> None:
     for message, model, place in _pairs(SPECS[kind].DESCRIPTOR, KINDS[kind].model, kind):
-        assert set(message.fields_by_name) == set(model.model_fields), place
+        assert {key_of(field) for field in message.fields} == set(model.model_fields), place
+        assert len(message.fields) == len(model.model_fields), place
         for field in message.fields:
-            annotation = model.model_fields[field.name].annotation
+            annotation = model.model_fields[key_of(field)].annotation
+            types = [get_args(each)[0] for each in get_args(annotation) if get_origin(each) is Annotated]
+            assert holds_json(field) is (dict[str, Any] in types), f"{place}.{field.name}"
             if field.enum_type is not None:
                 words = {w for each in (annotation, *get_args(annotation)) for w in get_args(each)}
                 known = {word for number, word in enum_words(field.enum_type).items() if number}
@@ -119,7 +156,7 @@ def test_every_option_reaches_the_proto_and_comes_back(kind: str) -> None:
         assert dumped == values
         message = SPECS[kind]()
         fill(message, dumped)
-        assert {field.name for field, _ in message.ListFields()} == set(values)
+        assert {key_of(field) for field, _ in message.ListFields()} == set(values)
         again, broken = check_spec(kind, values_of(message))
         assert again == spec
         assert not broken
@@ -132,17 +169,22 @@ def test_every_option_reaches_the_proto_and_comes_back(kind: str) -> None:
 def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
     def missing(message: Any, values: dict[str, Any], place: str) -> Iterator[str]:
         for field in message.fields:
-            if field.name not in values:
-                yield f"{place}.{field.name}"
-            elif (
-                field.message_type is not None and not is_map(field) and isinstance(values[field.name], dict)
-            ):
-                yield from missing(field.message_type, values[field.name], f"{place}.{field.name}")
+            below = f"{place}.{field.name}"
+            if key_of(field) not in values:
+                yield below
+            elif field.message_type is not None and not is_map(field):
+                value = values[key_of(field)]
+                part = value[0] if field.is_repeated else value
+                if isinstance(part, dict):
+                    yield from missing(field.message_type, part, below)
 
     whole = FULL[kind] | (HTTP if kind == "mcp_server" else {})
     left_out = set(missing(SPECS[kind].DESCRIPTOR, whole, kind))
-    # Settings of a model are written out once, for the llm.
-    assert left_out <= {f"agent.generation.{name}" for name in ("top_p", "max_output_tokens", "seed", "stop")}
+    # Settings of a model and budgets are written out once.
+    assert left_out <= {
+        *(f"agent.generation.{name}" for name in ("top_p", "max_output_tokens", "seed", "stop")),
+        *(f"agent.session_budget.{name}" for name in FULL["agent"]["budget"]),
+    }
 
 
 BAD: list[tuple[str, dict[str, Any], str, str]] = [
@@ -235,6 +277,62 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("agent", {"llm": "a", "max_iterations": 2**31}, "max_iterations", "less than or equal to"),
     ("agent", {"llm": "a", "tool_concurrency": 0}, "tool_concurrency", "greater than or equal to 1"),
     ("agent", {"llm": "a", "include_history": "no"}, "include_history", "must be true or false"),
+    ("llm", {"model": "m", "structured_output": "nativ"}, "structured_output", "did you mean native?"),
+    (
+        "mcp_server",
+        {"stdio": {"command": "c"}, "allow_sampling": "yes"},
+        "allow_sampling",
+        "must be true or false",
+    ),
+    ("agent", {"llm": "a", "budget": {"max_turns": 0}}, "budget.max_turns", "greater than or equal to 1"),
+    ("agent", {"llm": "a", "budget": {"max_duration": 0}}, "budget.max_duration", "more than 0"),
+    (
+        "agent",
+        {"llm": "a", "session_budget": {"max_token": 1}},
+        "session_budget.max_token",
+        "did you mean max_tokens",
+    ),
+    ("agent", {"llm": "a", "agents": ["b", "b"]}, "agents", "names b more than once"),
+    ("agent", {"llm": "a", "agents": ["B"]}, "agents[0]", "is not a name"),
+    ("agent", {"llm": "a", "ask_user": True, "agents": ["ask_user"]}, "ask_user", "rename the agent"),
+    ("agent", {"llm": "a", "max_repairs": 21}, "max_repairs", "less than or equal to 20"),
+    ("agent", {"llm": "a", "max_repairs": -1}, "max_repairs", "greater than or equal to 0"),
+    ("agent", {"llm": "a", "max_context_tokens": 255}, "max_context_tokens", "greater than or equal to 256"),
+    ("agent", {"llm": "a", "stall_after": 1}, "stall_after", "greater than or equal to 2"),
+    ("agent", {"llm": "a", "stall_after": 1001}, "stall_after", "less than or equal to 1000"),
+    ("agent", {"llm": "a", "input_timeout": "soon"}, "input_timeout", "must be a span of time"),
+    ("agent", {"llm": "a", "tool_policies": {}}, "tool_policies", "must be a list"),
+    ("agent", {"llm": "a", "tool_policies": [{"tool": "x"}]}, "tool_policies[0]", "says nothing"),
+    (
+        "agent",
+        {"llm": "a", "tool_policies": [{"approval": "alway"}]},
+        "tool_policies[0].approval",
+        "did you mean always?",
+    ),
+    (
+        "agent",
+        {"llm": "a", "tool_policies": [{"interrupted": "retry"}]},
+        "tool_policies[0].interrupted",
+        "must be 'repeat', 'ask' or 'fail'",
+    ),
+    (
+        "agent",
+        {"llm": "a", "tool_policies": [{"approval": "never", "tols": "x"}]},
+        "tool_policies[0].tols",
+        "did you mean tool?",
+    ),
+    (
+        "agent",
+        {"llm": "a", "tool_policies": [{"approval": "never", "tool": "[ab]*"}]},
+        "tool_policies[0].tool",
+        "with * and ? in it",
+    ),
+    (
+        "agent",
+        {"llm": "a", "mcp_servers": ["mail"], "tool_policies": [{"approval": "never", "server": "mial"}]},
+        "tool_policies[0].server",
+        "is none of the agent's mcp_servers; did you mean mail?",
+    ),
 ]
 
 

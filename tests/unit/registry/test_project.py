@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from google.protobuf.json_format import ParseDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retinue.registry.v1 import component_pb2
 from retinue_registry.__main__ import main
 from retinue_registry.component import Key
+from retinue_registry.convert import values_of
 from retinue_registry.files.discover import find_anchor
 from retinue_registry.files.project import Project, load_project
 from retinue_registry.files.tree import MAX_FILE_BYTES
@@ -338,13 +342,107 @@ def test_check_prints_problems_or_one_line(tmp_path: Path, capsys: pytest.Captur
     assert "No such file" in capsys.readouterr().out
 
 
+def test_a_circle_of_agents_is_a_problem_of_each_step_with_the_whole_way(tmp_path: Path) -> None:
+    project = load(
+        tmp_path,
+        {
+            "retinue.yaml": "include: [a.yaml, b.yaml]\n" + LLM + "agents:\n  c: {llm: fast, agents: [a]}\n",
+            "a.yaml": "agents:\n  a:\n    llm: fast\n    agents: [free, b]\n  free: {llm: fast}\n",
+            "b.yaml": "namespace: default\nagents:\n  b: {llm: fast, agents: [c]}\n"
+            "  me: {llm: fast, agents: [me]}\n",
+        },
+    )
+    assert shown(project) == [
+        (
+            "a.yaml:4: agents.a.agents[1]: leads back to the agent itself: "
+            "a → b (b.yaml:3) → c (retinue.yaml:6) → a"
+        ),
+        (
+            "b.yaml:3: agents.b.agents[0]: leads back to the agent itself: "
+            "b → c (retinue.yaml:6) → a (a.yaml:2) → b"
+        ),
+        "b.yaml:4: agents.me.agents[0]: the agent 'me' cannot need itself",
+        (
+            "retinue.yaml:6: agents.c.agents[0]: leads back to the agent itself: "
+            "c → a (a.yaml:2) → b (b.yaml:3) → c"
+        ),
+    ]
+
+
+def test_agents_that_share_others_without_a_circle_are_nothing_wrong(tmp_path: Path) -> None:
+    agents = "".join(
+        f"  a{n}: {{llm: fast, agents: [{', '.join(f'a{m}' for m in range(n + 1, min(n + 5, 400)))}]}}\n"
+        for n in range(400)
+    )
+    assert load(tmp_path, {"retinue.yaml": f"{LLM}agents:\n{agents}"}).problems == []
+
+
+def test_a_circle_of_ten_thousand_agents_is_named_in_few_words(tmp_path: Path) -> None:
+    agents = "".join(f"  a{n}: {{llm: fast, agents: [a{(n + 1) % 10_000}]}}\n" for n in range(10_000))
+    problems = load(tmp_path, {"retinue.yaml": f"{LLM}agents:\n{agents}"}).problems
+    assert len(problems) == 10_000
+    assert "→ 9983 more → a0" in problems[0].message
+    assert max(len(problem.message) for problem in problems) < 700
+
+
+def test_agents_of_two_namespaces_are_no_circle(tmp_path: Path) -> None:
+    one = "namespace: {}\n" + LLM + "agents: {{a: {{llm: fast, agents: [b]}}, b: {{llm: fast{}}}}}\n"
+    files = {"retinue.yaml": "include: [o.yaml]\n" + one.format("x", ""), "o.yaml": one.format("y", "")}
+    assert load(tmp_path, files).problems == []
+
+
+def test_an_agent_that_is_not_there_is_named_as_other_references_are(tmp_path: Path) -> None:
+    project = load(
+        tmp_path,
+        {"retinue.yaml": LLM + "agents:\n  a: {llm: fast, agents: [hlper]}\n  helper: {llm: fast}\n"},
+    )
+    said = "there is no agent 'hlper'; did you mean helper?"
+    assert shown(project) == [f"retinue.yaml:5: agents.a.agents[0]: {said}"]
+
+
+SCHEMA = """
+agents:
+  a:
+    llm: elsewhere
+    output_schema:
+      type: object
+      properties:
+        b: {type: %s}
+        a: {enum: [1, 1.5, yes, null]}
+"""
+
+
+def test_what_is_wrong_inside_a_schema_is_named_with_its_line(tmp_path: Path) -> None:
+    project = load(tmp_path, {"retinue.yaml": "include: [a.yaml]\n", "a.yaml": SCHEMA % "strng"})
+    found = next(problem for problem in project.problems if "output_schema" in problem.field)
+    assert (found.line, found.field) == (8, "agents.a.output_schema.properties.b.type")
+    assert "did you mean string?" in found.message
+
+
+def test_a_schema_is_dumped_as_the_text_that_the_api_takes_and_reads_back_as_it_was_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = load(tmp_path, {"retinue.yaml": SCHEMA % "string"})
+    assert main(["--dump", str(tmp_path / "retinue.yaml")]) == 0
+    (dumped,) = json.loads(capsys.readouterr().out)
+    component = ParseDict(dumped, component_pb2.Component())
+    written = {"agents": {"a": values_of(component.agent)}}
+    assert written["agents"]["a"]["output_schema"] == {
+        "type": "object",
+        "properties": {"b": {"type": "string"}, "a": {"enum": [1, 1.5, True, None]}},
+    }
+    for name, text in (("b.yaml", yaml.safe_dump(written, sort_keys=False)), ("b.json", json.dumps(written))):
+        again = load(tmp_path, {"retinue.yaml": f"include: [{name}]", name: text})
+        assert json.dumps(list(specs(again).values())) == json.dumps(list(specs(project).values()))
+
+
 def test_the_files_in_the_documentation_are_a_project_without_problems(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "project-files.md").read_text()
-    files = dict(re.findall(r"^`([\w/]+\.yaml)`:\n\n```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    assert set(files) == {"retinue.yaml", "agents/assistant.yaml"}
+    files = dict(re.findall(r"^`([\w/]+\.yaml)`.*:\n\n```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    assert set(files) == {"retinue.yaml", "agents/assistant.yaml", "agents/editor.yaml"}
     project = load(tmp_path, files)
     assert shown(project) == []
-    assert len(specs(project)) == 4
+    assert len(specs(project)) == 5
 
 
 def test_dump_prints_a_file_s_components_as_protojson(

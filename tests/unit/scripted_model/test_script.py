@@ -58,7 +58,10 @@ def test_the_documentation_has_examples_and_names_every_key() -> None:
             "turns:\n  - tool_calls:\n      - id: a",
             "x.yaml:3: turns.0.tool_calls.0: the key 'name' is missing",
         ),
-        ("default:\n  text: a\n  xyzzy: 1", "x.yaml:3: default.xyzzy: unknown key; valid are text, chunks"),
+        (
+            "default:\n  text: a\n  xyzzy: 1",
+            "x.yaml:3: default.xyzzy: unknown key; valid are reasoning, text, chunks",
+        ),
         ("default:\n  text: a\n  text: b", "x.yaml:3: default.text: the key stands twice"),
         ("default:\n  text: {last_user}", "x.yaml:2: default.text: Input should be a valid string"),
         ("default:\n  text: no", "x.yaml:2: default.text: Input should be a valid string"),
@@ -70,8 +73,11 @@ def test_the_documentation_has_examples_and_names_every_key() -> None:
         ("default: {error: {status: 200}}", "x.yaml:1: default.error.status: Input should be greater"),
         ("default:\n  text: a\n  hang: true", "x.yaml:1: default: an answer is one of"),
         ("default: {delay_ms: 5}", "x.yaml:1: default: an answer is one of"),
-        ("default: {text: a, chunks: [a]}", "text and chunks exclude each other"),
-        ("default: {hang: true, cut: 1}", "cut breaks off"),
+        ("default: {text: a, chunks: [a]}", "text, chunks and structured exclude one another"),
+        ("default: {text: a, structured: {a: 1}}", "text, chunks and structured exclude one another"),
+        ("default: {hang: true, cut: 1}", "cut and reasoning go with"),
+        ("default: {hang: true, reasoning: a}", "cut and reasoning go with"),
+        ("default: {structured: 7}", "x.yaml:1: default.structured: Input should be a valid"),
         ("default: {tool_calls: [{name: a, arguments: [1]}]}", "arguments are a mapping, or a string"),
         ("rules: [{when: {user_matches: '('}, text: a}]", "not a regular expression"),
         ("name: a", "x.yaml:1: the script: the script answers nothing"),
@@ -152,4 +158,39 @@ def test_what_is_filled_in_is_never_filled_again() -> None:
     assert (
         said.fill("{last_user}|{model}|{turn}|{last_tool}|{other}|{")
         == "{last_tool} {model}|{turn}|1||{other}|{"
+    )
+
+
+PIXEL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
+LINKED = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+REPORT = {"type": "file", "file": {"filename": "r.pdf", "file_data": "data:application/pdf;base64,aGVsbG8h"}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "when", "said"),
+    [
+        ([PIXEL], "has_image: true", "image/png, 5 bytes"),
+        ([LINKED, PIXEL], "has_image: true", "https://example.com/a.png; image/png, 5 bytes"),
+        (
+            [REPORT, PIXEL],
+            "has_image: true, has_file: true",
+            "image/png, 5 bytes; r.pdf, application/pdf, 6 bytes",
+        ),
+        ([REPORT], "has_image: false, has_file: true", "r.pdf, application/pdf, 6 bytes"),
+        ([{"type": "file", "file": None}, {"type": "image_url"}, 7], "has_image: true, has_file: true", "; "),
+        ([], "has_image: false, has_file: false", ""),
+    ],
+)
+def test_images_and_files_of_the_last_user_message_are_seen(parts: list[Any], when: str, said: str) -> None:
+    script = parse_script(f"rules: [{{when: {{{when}}}, text: seen}}]\ndefault: {{text: other}}")
+    messages = [{"role": "user", "content": [{"type": "text", "text": "look"}, *parts]}]
+    assert answer(script, messages) == "seen"
+    assert read_conversation("m", messages).fill("{attachments}") == said
+    # They are of a turn that is over as soon as the user speaks again, and never without their message.
+    assert (
+        read_conversation("m", [*messages, {"role": "user", "content": "and?"}]).fill("{attachments}") == ""
+    )
+    assert (
+        read_conversation("m", [*messages, {"role": "assistant", "content": "a"}]).fill("{attachments}")
+        == said
     )

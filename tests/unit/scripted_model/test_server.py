@@ -15,6 +15,7 @@ from retinue_cli.scripted_model import (
     open_scripted_model,
     parse_script,
     serve_scripted_model,
+    server,
 )
 from retinue_cli.scripted_model.server import SCRIPTED_HEADER
 
@@ -130,6 +131,63 @@ async def test_tool_calls_come_whole_and_in_pieces(serve: Serve, http: aiohttp.C
     assert [each["index"] for each in pieces] == [0] * (len(pieces) - 2) + [1, 1]
     assert "".join(each["function"]["arguments"] for each in pieces[:-2]) == '{"q": ["hi", 1]}'
     assert all(len(each["function"]["arguments"]) <= 4 for each in pieces)
+
+
+async def test_reasoning_comes_before_the_text(serve: Serve, http: aiohttp.ClientSession) -> None:
+    base_url = await serve('default: {reasoning: "{last_user}, hm", text: abcd, chunk_size: 4}')
+    deltas = [each["choices"][0]["delta"] for each in await stream(http, base_url)]
+    assert deltas[1:-1] == [{"reasoning_content": "hi, "}, {"reasoning_content": "hm"}, {"content": "abcd"}]
+    _, whole = await ask(http, base_url, asked())
+    message = whole["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("hi, hm", "abcd")
+    assert whole["usage"]["completion_tokens"] == 3
+    assert whole["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
+
+
+async def test_a_structured_answer_is_the_text_of_its_json(serve: Serve, http: aiohttp.ClientSession) -> None:
+    base_url = await serve(
+        """
+        rules:
+          - when: {response_format: json_schema}
+            structured: {said: ["{last_user}", 1]}
+            chunk_size: 3
+        default: {text: plain}
+        """
+    )
+    output = {"type": "json_schema", "json_schema": {"name": "output", "schema": {}}}
+    _, whole = await ask(http, base_url, asked('"ü"', response_format=output))
+    assert json.loads(whole["choices"][0]["message"]["content"]) == {"said": ['"ü"', 1]}
+    chunks = await stream(http, base_url, response_format=output)
+    text = "".join(each["choices"][0]["delta"].get("content", "") for each in chunks)
+    assert json.loads(text) == {"said": ["hi", 1]}
+    for other in (None, {"type": "json_object"}, {"type": "text"}, {}, "json_schema"):
+        _, whole = await ask(http, base_url, asked(response_format=other))
+        assert whole["choices"][0]["message"]["content"] == "plain"
+
+
+async def test_what_it_was_asked_can_be_seen(
+    serve: Serve, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base_url = await serve("rules: [{when: {user_contains: bad}, error: {status: 500}}]\ndefault: {text: a}")
+
+    async def requests() -> list[Any]:
+        async with http.get(f"{base_url}/scripted/requests") as response:
+            data: list[Any] = (await response.json())["data"]
+            return data
+
+    assert await requests() == []
+    bodies = [asked("bad"), asked("ü", stream=True, temperature=0.5)]
+    for body in bodies:
+        async with http.post(f"{base_url}/chat/completions", json=body) as response:
+            await response.read()
+    await ask(http, base_url, {"model": "m"})  # is none
+    assert await requests() == bodies
+    monkeypatch.setattr(server, "_MAX_KEPT_REQUESTS", 2)
+    await ask(http, base_url, asked("third"))
+    assert await requests() == [bodies[1], asked("third")]
+    monkeypatch.setattr(server, "_MAX_KEPT_BYTES", 100)
+    await ask(http, base_url, asked("fourth"))
+    assert await requests() == [asked("fourth")]
 
 
 async def test_a_rule_with_times_is_used_up(serve: Serve, http: aiohttp.ClientSession) -> None:

@@ -1,4 +1,4 @@
-"""The typed asyncio client: `open_client()` gives runs, sessions, components and tools."""
+"""The typed asyncio client: `open_client()` gives runs, inputs, sessions, components and tools."""
 
 import os
 from collections.abc import AsyncIterator
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from retinue.client.channel import Access, ServiceChannel, open_channel
 from retinue.client.components import Components
+from retinue.client.inputs import Inputs
 from retinue.client.runs import Runs
 from retinue.client.sessions import Sessions
 from retinue.client.tools import Tools
@@ -15,6 +16,7 @@ __all__ = [
     "Access",
     "Client",
     "Components",
+    "Inputs",
     "Runs",
     "ServiceChannel",
     "Sessions",
@@ -33,6 +35,7 @@ class Client:
     """What can be done with a suite of services."""
 
     runs: Runs
+    inputs: Inputs
     sessions: Sessions
     components: Components
     tools: Tools
@@ -62,6 +65,7 @@ async def open_client(
         host_channel = await stack.enter_async_context(open_channel("MCP host", mcp_host, access))
         yield Client(
             runs=Runs(engine_channel, namespace),
+            inputs=Inputs(engine_channel, namespace),
             sessions=Sessions(engine_channel, namespace),
             components=Components(registry_channel, namespace),
             tools=Tools(host_channel, namespace),

@@ -1,6 +1,6 @@
 """Sessions as a caller sees them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from retinue.client.channel import ServiceChannel
 from retinue.engine.v1 import service_pb2, service_pb2_grpc, session_pb2
@@ -19,12 +19,17 @@ class Sessions:
         request = service_pb2.GetSessionRequest(namespace=self._namespace, session_id=session_id)
         return (await self._channel.unary(self._stub.GetSession, request)).session
 
-    async def list(self, *, page_size: int = 100) -> AsyncIterator[session_pb2.Session]:
-        """Yield sessions, the newest first, fetching pages as they are needed."""
+    async def list(
+        self, *, labels: Mapping[str, str] | None = None, page_size: int = 100
+    ) -> AsyncIterator[session_pb2.Session]:
+        """Yield sessions, the newest first, fetching pages as they are needed.
+
+        With `labels` only those that have each of them with its value.
+        """
         token = ""
         while True:
             request = service_pb2.ListSessionsRequest(
-                namespace=self._namespace, page_size=page_size, page_token=token
+                namespace=self._namespace, labels=labels, page_size=page_size, page_token=token
             )
             response = await self._channel.unary(self._stub.ListSessions, request)
             for session in response.sessions:
@@ -48,3 +53,24 @@ class Sessions:
             token = response.next_page_token
             if not token:
                 return
+
+    async def update(self, session_id: str, labels: Mapping[str, str]) -> session_pb2.Session:
+        """Give a session these labels in place of those it has, and return it."""
+        request = service_pb2.UpdateSessionRequest(
+            namespace=self._namespace, session_id=session_id, labels=labels
+        )
+        return (await self._channel.unary(self._stub.UpdateSession, request)).session
+
+    async def delete(self, session_id: str) -> int:
+        """Delete a session with all its runs; return how many runs there were, children included.
+
+        Raises SessionBusyError while a run of it has not ended.
+        """
+        request = service_pb2.DeleteSessionRequest(namespace=self._namespace, session_id=session_id)
+        return (await self._channel.unary(self._stub.DeleteSession, request)).deleted_runs
+
+    async def export(self, session_id: str) -> AsyncIterator[service_pb2.ExportSessionResponse]:
+        """Yield all of a session: itself, then its messages in their order, then its runs."""
+        request = service_pb2.ExportSessionRequest(namespace=self._namespace, session_id=session_id)
+        async for piece in self._channel.stream(self._stub.ExportSession, request):
+            yield piece

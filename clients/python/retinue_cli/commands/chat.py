@@ -181,14 +181,14 @@ class _Talk:
     async def _ask(self, client: "Client", message: str, printer: RunPrinter) -> None:
         run = await client.runs.start(self._agent, message, session_id=self._session, options=self._options)
         printer.session_id = run.session_id
-        await follow(client, run.run_id, printer)
+        await follow(self._call, client, run.run_id, printer, interactive=not self._quiet)
 
     async def _cancel(self, client: "Client", printer: RunPrinter) -> None:
         """Cancel the run and show its end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CANCEL_TIMEOUT_S):
                 await client.runs.cancel(printer.run_id, reason=_CANCELLED_BY_HAND)
-                await follow(client, printer.run_id, printer, after_sequence=printer.sequence)
+                await follow(self._call, client, printer.run_id, printer, after_sequence=printer.sequence)
 
     def _say_goodbye(self) -> None:
         if self._output.as_json or self._quiet or not self._interactive:

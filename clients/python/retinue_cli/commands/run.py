@@ -33,7 +33,9 @@ from retinue_cli.run_options import (
 if TYPE_CHECKING:
     from retinue.engine.v1 import run_pb2
 
-Full = Annotated[bool, typer.Option("--full", help="Show arguments and results of tools in full.")]
+Full = Annotated[
+    bool, typer.Option("--full", help="Show what models think, and arguments and results of tools in full.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the model's text and nothing else.")]
 
 
@@ -70,7 +72,7 @@ def run(
     full: Full = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run an agent and show what it does, as it does it.
+    """Run an agent and show what it does, as it does it. What it asks is asked in the terminal.
 
     Ctrl-C detaches: the run goes on. Exit status: 0 succeeded, 1 failed, 2 usage, 3 cancelled, 130 detached.
     """
@@ -109,7 +111,7 @@ def run(
             if detach:
                 output.object(started) if output.as_json else output.line(started.run_id)
                 return 0
-            await follow(client, started.run_id, printer)
+            await follow(call, client, started.run_id, printer, interactive=not quiet)
             return await result_of(client, started.run_id, printer, output)
 
     try:
@@ -143,7 +145,7 @@ def watch(
         async with call.open_client() as client:
             # Fails at once where the engine or the run is not there; the watch itself tries for a while.
             await client.runs.get(run_id)
-            await follow(client, run_id, printer, after_sequence=after)
+            await follow(call, client, run_id, printer, after_sequence=after)
             return await result_of(client, run_id, printer, output)
 
     try:

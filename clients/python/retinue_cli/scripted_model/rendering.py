@@ -23,11 +23,15 @@ class Rendering:
             "model": name,
             "system_fingerprint": "scripted",
         }
-        pieces = answer.chunks if answer.chunks is not None else [answer.text or ""]
-        self._pieces = [conversation.fill(piece) for piece in pieces]
+        self._reasoning = conversation.fill(answer.reasoning or "")
+        if answer.chunks is not None:
+            self._pieces = list(map(conversation.fill, answer.chunks))
+        elif answer.structured is not None:
+            structured = json.dumps(self._filled(answer.structured), ensure_ascii=False)
+            self._pieces = _pieces(structured, answer.chunk_size)
+        else:
+            self._pieces = _pieces(conversation.fill(answer.text or ""), answer.chunk_size)
         self._text = "".join(self._pieces)
-        if answer.chunks is None:
-            self._pieces = _pieces(self._text, answer.chunk_size)
         self._tool_calls: list[_Json] = [
             {
                 "id": call.id or f"call_scripted_{number}_{place}",
@@ -41,6 +45,8 @@ class Rendering:
     def whole(self) -> _Json:
         """The answer in one piece."""
         message: _Json = {"role": "assistant", "content": self._text or None}
+        if self._reasoning:
+            message["reasoning_content"] = self._reasoning
         if self._tool_calls:
             message["tool_calls"] = self._tool_calls
         choice = {"index": 0, "message": message, "finish_reason": self._finish_reason}
@@ -50,6 +56,8 @@ class Rendering:
     def chunks(self, *, include_usage: bool) -> Iterator[_Json]:
         """The answer as chunks; the usage, where it is asked for, in a last one without choices."""
         yield self._chunk({"role": "assistant", "content": ""})
+        for piece in _pieces(self._reasoning, self._answer.chunk_size):
+            yield self._chunk({"reasoning_content": piece})
         for piece in self._pieces:
             yield self._chunk({"content": piece})
         for index, call in enumerate(self._tool_calls):
@@ -71,8 +79,9 @@ class Rendering:
         if usage is None:
             said = self._conversation
             asked = len(said.system) + len(said.last_user) + sum(map(len, said.tool_results))
-            answered = len(self._text) + sum(len(json.dumps(call["function"])) for call in self._tool_calls)
-            counts = (_estimate(asked), _estimate(answered), 0, 0)
+            calls = sum(len(json.dumps(call["function"])) for call in self._tool_calls)
+            answered = len(self._reasoning) + len(self._text) + calls
+            counts = (_estimate(asked), _estimate(answered), 0, _estimate(len(self._reasoning)))
         else:
             counts = (
                 usage.input_tokens,

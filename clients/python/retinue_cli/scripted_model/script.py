@@ -68,8 +68,11 @@ class Failure(_Part):
 class Answer(_Part):
     """What the model answers: text and tool calls, or one kind of failure."""
 
+    reasoning: StrictStr | None = None
     text: StrictStr | None = None
     chunks: list[StrictStr] | None = None
+    structured: dict[str, Any] | list[Any] | None = None
+    """Sent as the text of its JSON."""
     chunk_size: Annotated[int, Field(strict=True, ge=1)] = 20
     tool_calls: list[ToolCall] = Field(default_factory=list)
     delay_ms: Milliseconds = 0
@@ -84,16 +87,17 @@ class Answer(_Part):
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> "Answer":
-        reply = self.text is not None or self.chunks is not None or bool(self.tool_calls)
+        texts = [each for each in (self.text, self.chunks, self.structured) if each is not None]
+        reply = bool(texts or self.tool_calls)
         kinds = [reply, self.error is not None, self.garbage is not None, self.hang]
         if sum(kinds) != 1:
-            msg = "an answer is one of: text, chunks or tool_calls; error; garbage; hang: true"
+            msg = "an answer is one of: text, chunks, structured or tool_calls; error; garbage; hang: true"
             raise ValueError(msg)
-        if self.text is not None and self.chunks is not None:
-            msg = "text and chunks exclude each other"
+        if len(texts) > 1:
+            msg = "text, chunks and structured exclude one another"
             raise ValueError(msg)
-        if self.cut is not None and not reply:
-            msg = "cut breaks off text, chunks or tool_calls; there are none"
+        if (self.cut is not None or self.reasoning is not None) and not reply:
+            msg = "cut and reasoning go with text, chunks, structured or tool_calls; there are none"
             raise ValueError(msg)
         if self.usage is not None and self.no_usage:
             msg = "usage and no_usage exclude each other"
@@ -112,6 +116,9 @@ class When(_Part):
     tool_contains: StrictStr | None = None
     tool_matches: Pattern | None = None
     system_contains: StrictStr | None = None
+    has_image: StrictBool | None = None
+    has_file: StrictBool | None = None
+    response_format: Literal["text", "json_object", "json_schema"] | None = None
 
     def holds(self, conversation: Conversation) -> bool:
         """Whether all that is set holds; contains and matches look at text, upper and lower case apart."""
@@ -126,6 +133,9 @@ class When(_Part):
             and (self.tool_contains is None or any(self.tool_contains in each for each in results))
             and (self.tool_matches is None or any(re.search(self.tool_matches, each) for each in results))
             and (self.system_contains is None or self.system_contains in conversation.system)
+            and self.has_image in (None, bool(conversation.images))
+            and self.has_file in (None, bool(conversation.files))
+            and self.response_format in (None, conversation.response_format)
         )
 
 

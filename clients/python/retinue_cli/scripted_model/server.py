@@ -1,7 +1,11 @@
-"""The scripted model's HTTP server: chat completions and the list of models, stateless but for `times`."""
+"""The scripted model's HTTP server: chat completions, the list of models, and what it was asked.
+
+Answers depend on the request alone, but for `times`.
+"""
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from retinue_cli.scripted_model.conversation import read_conversation
+from retinue_cli.scripted_model.conversation import Conversation, read_conversation
 from retinue_cli.scripted_model.rendering import Rendering, error_body
 from retinue_cli.scripted_model.script import Answer, Failure, Script, load_script
 
@@ -17,6 +21,8 @@ SCRIPTED_HEADER = "X-Retinue-Scripted"
 """In every answer, with the script's name: no one should take a script for a model."""
 
 _MAX_REQUEST_BYTES = 64 * 1024 * 1024
+_MAX_KEPT_REQUESTS = 100
+_MAX_KEPT_BYTES = 64 * 1024 * 1024
 _SHUTDOWN_TIMEOUT_S = 0.2  # a script that hangs or delays must not hold up the end
 
 
@@ -27,12 +33,14 @@ class _ScriptedModel:
         self._script = script
         self._used: dict[int, int] = {}
         self._number = 0
+        self._kept: deque[bytes] = deque()
         self.name = f"scripted:{script.name}"
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=_MAX_REQUEST_BYTES)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_get("/v1/models", self._list_models)
+        app.router.add_get("/v1/scripted/requests", self._list_requests)
         app.on_response_prepare.append(self._say_that_it_is_scripted)
         return app
 
@@ -43,11 +51,21 @@ class _ScriptedModel:
         model = {"id": self.name, "object": "model", "created": 0, "owned_by": "retinue-scripted-model"}
         return web.json_response({"object": "list", "data": [model]})
 
+    async def _list_requests(self, _: web.Request) -> web.Response:
+        body = b'{"object": "list", "data": [%b]}' % b", ".join(self._kept)
+        return web.Response(body=body, content_type="application/json")
+
+    def _keep(self, request: bytes) -> None:
+        self._kept.append(request)
+        while len(self._kept) > _MAX_KEPT_REQUESTS or sum(map(len, self._kept)) > _MAX_KEPT_BYTES:
+            self._kept.popleft()
+
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await _read_json(request)
         if isinstance(body, str):
             return _failed(Failure(status=400, message=body))
-        conversation = read_conversation(body["model"], body["messages"])
+        self._keep(await request.read())
+        conversation = _conversation(body)
         answer = self._script.answer_to(conversation, self._used)
         if answer is None:
             what = f"{self.name} has no answer for turn {conversation.turn}; give the script a default"
@@ -87,6 +105,12 @@ async def _read_json(request: web.Request) -> Any:
     if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
         return "the body needs `messages`, a list of objects"
     return body
+
+
+def _conversation(body: dict[str, Any]) -> Conversation:
+    asked = body.get("response_format")
+    kind = asked.get("type") if isinstance(asked, dict) else None
+    return read_conversation(body["model"], body["messages"], kind if isinstance(kind, str) else "text")
 
 
 def _failed(failure: Failure) -> web.Response:

@@ -93,6 +93,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. The MCP server refused the request, for example for bad
     arguments. {"server": "time", "code": "-32602"}
     """
+    ERROR_REASON_MCP_SERVER_REQUEST_NOT_FOUND: _ErrorReason.ValueType  # 45
+    """NOT_FOUND. No server waits for this answer: it has been given, its time is
+    over, or the call has ended. {"request_id": "5f0c..."}
+    """
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 60
     """NOT_FOUND. No such run. {"run_id": "run-5d8f..."}"""
     ERROR_REASON_SEQUENCE_OUT_OF_RANGE: _ErrorReason.ValueType  # 61
@@ -125,6 +129,44 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED. The run has used up what it may use.
     {"budget": "max_tokens", "limit": "100000", "used": "100412"}
     """
+    ERROR_REASON_RUN_STATE_INVALID: _ErrorReason.ValueType  # 70
+    """FAILED_PRECONDITION. The run's state does not allow this.
+    {"run_id": "run-5d8f...", "state": "SUCCEEDED"}
+    """
+    ERROR_REASON_INPUT_NOT_FOUND: _ErrorReason.ValueType  # 71
+    """NOT_FOUND. The run asks for no such input.
+    {"run_id": "run-5d8f...", "input_id": "input-1f2e3d4c5b6a"}
+    """
+    ERROR_REASON_INPUT_CLOSED: _ErrorReason.ValueType  # 72
+    """FAILED_PRECONDITION. The input has another answer already, or its time is
+    over. {"input_id": "input-1f2e3d4c5b6a", "state": "ANSWERED"}
+    """
+    ERROR_REASON_INPUT_MISMATCH: _ErrorReason.ValueType  # 73
+    """FAILED_PRECONDITION. The answer is meant for other arguments than those
+    that wait for approval. {"input_id": "input-1f2e3d4c5b6a"}
+    """
+    ERROR_REASON_SESSION_BUSY: _ErrorReason.ValueType  # 74
+    """ABORTED. The session has a run that has not ended, and the request says to
+    reject then. {"session_id": "agent-1f2e3d4c", "run_id": "run-5d8f..."}
+    """
+    ERROR_REASON_OUTPUT_INVALID: _ErrorReason.ValueType  # 75
+    """ABORTED. The model's answer does not fit the output schema, whatever it was
+    told. {"max_repairs": "2"}
+    """
+    ERROR_REASON_RUN_STALLED: _ErrorReason.ValueType  # 76
+    """ABORTED. The model went on asking for the same, or answering nothing, after
+    it was told so. {"stall": "repeated_calls"}
+    """
+    ERROR_REASON_RUN_EXPIRED: _ErrorReason.ValueType  # 77
+    """DEADLINE_EXCEEDED. The run waited longer for its turn than it was given.
+    {"queue_timeout_s": "60"}
+    """
+    ERROR_REASON_RUN_DEPTH_EXCEEDED: _ErrorReason.ValueType  # 78
+    """ABORTED. Agents that call agents are nested deeper than the engine allows.
+    {"max_depth": "5"}
+    """
+    ERROR_REASON_BLOB_NOT_FOUND: _ErrorReason.ValueType  # 79
+    """NOT_FOUND. No such attachment. {"blob_id": "blob-9f86d081..."}"""
     ERROR_REASON_LLM_UNAUTHENTICATED: _ErrorReason.ValueType  # 80
     """FAILED_PRECONDITION. The provider refused the key.
     {"model": "gpt-4o", "status": "401"}
@@ -233,6 +275,10 @@ ERROR_REASON_MCP_REQUEST_REFUSED: ErrorReason.ValueType  # 44
 """INVALID_ARGUMENT. The MCP server refused the request, for example for bad
 arguments. {"server": "time", "code": "-32602"}
 """
+ERROR_REASON_MCP_SERVER_REQUEST_NOT_FOUND: ErrorReason.ValueType  # 45
+"""NOT_FOUND. No server waits for this answer: it has been given, its time is
+over, or the call has ended. {"request_id": "5f0c..."}
+"""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. No such run. {"run_id": "run-5d8f..."}"""
 ERROR_REASON_SEQUENCE_OUT_OF_RANGE: ErrorReason.ValueType  # 61
@@ -265,6 +311,44 @@ ERROR_REASON_BUDGET_EXCEEDED: ErrorReason.ValueType  # 69
 """RESOURCE_EXHAUSTED. The run has used up what it may use.
 {"budget": "max_tokens", "limit": "100000", "used": "100412"}
 """
+ERROR_REASON_RUN_STATE_INVALID: ErrorReason.ValueType  # 70
+"""FAILED_PRECONDITION. The run's state does not allow this.
+{"run_id": "run-5d8f...", "state": "SUCCEEDED"}
+"""
+ERROR_REASON_INPUT_NOT_FOUND: ErrorReason.ValueType  # 71
+"""NOT_FOUND. The run asks for no such input.
+{"run_id": "run-5d8f...", "input_id": "input-1f2e3d4c5b6a"}
+"""
+ERROR_REASON_INPUT_CLOSED: ErrorReason.ValueType  # 72
+"""FAILED_PRECONDITION. The input has another answer already, or its time is
+over. {"input_id": "input-1f2e3d4c5b6a", "state": "ANSWERED"}
+"""
+ERROR_REASON_INPUT_MISMATCH: ErrorReason.ValueType  # 73
+"""FAILED_PRECONDITION. The answer is meant for other arguments than those
+that wait for approval. {"input_id": "input-1f2e3d4c5b6a"}
+"""
+ERROR_REASON_SESSION_BUSY: ErrorReason.ValueType  # 74
+"""ABORTED. The session has a run that has not ended, and the request says to
+reject then. {"session_id": "agent-1f2e3d4c", "run_id": "run-5d8f..."}
+"""
+ERROR_REASON_OUTPUT_INVALID: ErrorReason.ValueType  # 75
+"""ABORTED. The model's answer does not fit the output schema, whatever it was
+told. {"max_repairs": "2"}
+"""
+ERROR_REASON_RUN_STALLED: ErrorReason.ValueType  # 76
+"""ABORTED. The model went on asking for the same, or answering nothing, after
+it was told so. {"stall": "repeated_calls"}
+"""
+ERROR_REASON_RUN_EXPIRED: ErrorReason.ValueType  # 77
+"""DEADLINE_EXCEEDED. The run waited longer for its turn than it was given.
+{"queue_timeout_s": "60"}
+"""
+ERROR_REASON_RUN_DEPTH_EXCEEDED: ErrorReason.ValueType  # 78
+"""ABORTED. Agents that call agents are nested deeper than the engine allows.
+{"max_depth": "5"}
+"""
+ERROR_REASON_BLOB_NOT_FOUND: ErrorReason.ValueType  # 79
+"""NOT_FOUND. No such attachment. {"blob_id": "blob-9f86d081..."}"""
 ERROR_REASON_LLM_UNAUTHENTICATED: ErrorReason.ValueType  # 80
 """FAILED_PRECONDITION. The provider refused the key.
 {"model": "gpt-4o", "status": "401"}

@@ -25,41 +25,65 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from retinue.common.v1 import usage_pb2 as retinue_dot_common_dot_v1_dot_usage__pb2
+from retinue.engine.v1 import attachment_pb2 as retinue_dot_engine_dot_v1_dot_attachment__pb2
+from retinue.engine.v1 import input_pb2 as retinue_dot_engine_dot_v1_dot_input__pb2
 from retinue.engine.v1 import run_pb2 as retinue_dot_engine_dot_v1_dot_run__pb2
 from retinue.registry.v1 import component_pb2 as retinue_dot_registry_dot_v1_dot_component__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dretinue/engine/v1/event.proto\x12\x11retinue.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/common/v1/usage.proto\x1a\x1bretinue/engine/v1/run.proto\x1a#retinue/registry/v1/component.proto\"\xca\x05\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x34\n\x0brun_started\x18\n \x01(\x0b\x32\x1d.retinue.engine.v1.RunStartedH\x00\x12\x34\n\x0brun_claimed\x18\x0b \x01(\x0b\x32\x1d.retinue.engine.v1.RunClaimedH\x00\x12\x36\n\x0crun_finished\x18\x0c \x01(\x0b\x32\x1e.retinue.engine.v1.RunFinishedH\x00\x12\x36\n\x0cturn_started\x18\x14 \x01(\x0b\x32\x1e.retinue.engine.v1.TurnStartedH\x00\x12\x32\n\ntext_delta\x18\x15 \x01(\x0b\x32\x1c.retinue.engine.v1.TextDeltaH\x00\x12@\n\x11message_completed\x18\x16 \x01(\x0b\x32#.retinue.engine.v1.MessageCompletedH\x00\x12@\n\x11message_discarded\x18\x17 \x01(\x0b\x32#.retinue.engine.v1.MessageDiscardedH\x00\x12?\n\x11tool_call_started\x18\x1e \x01(\x0b\x32\".retinue.engine.v1.ToolCallStartedH\x00\x12\x41\n\x12tool_call_progress\x18\x1f \x01(\x0b\x32#.retinue.engine.v1.ToolCallProgressH\x00\x12\x43\n\x13tool_call_completed\x18  \x01(\x0b\x32$.retinue.engine.v1.ToolCallCompletedH\x00\x42\x07\n\x05\x65vent\"\xb6\x01\n\nRunStarted\x12\x31\n\x06target\x18\x01 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x17\n\x0f\x62\x61se_session_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x37\n\x0c\x64\x65pendencies\x18\x05 \x03(\x0b\x32!.retinue.registry.v1.ComponentRef\"\x1f\n\nRunClaimed\x12\x11\n\tengine_id\x18\x01 \x01(\t\";\n\x0bRunFinished\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.retinue.engine.v1.RunResult\"7\n\x0bTurnStarted\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\x0b\n\x03llm\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"J\n\x11RequestedToolCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xb4\x02\n\x10MessageCompleted\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x38\n\ntool_calls\x18\x02 \x03(\x0b\x32$.retinue.engine.v1.RequestedToolCall\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x05 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\r\n\x05model\x18\x06 \x01(\t\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12time_to_first_text\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa1\x01\n\x10MessageDiscarded\x12\x15\n\rfrom_sequence\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12\x10\n\x08next_llm\x18\x04 \x01(\t\x12(\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"q\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"d\n\x10ToolCallProgress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x10\n\x08progress\x18\x02 \x01(\x01\x12\x12\n\x05total\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x04 \x01(\tB\x08\n\x06_total\"\xd9\x01\n\x11ToolCallCompleted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x33\n\x07outcome\x18\x02 \x01(\x0e\x32\".retinue.engine.v1.ToolCallOutcome\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x17\n\x0fstructured_json\x18\x04 \x01(\t\x12*\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration*\x9a\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTOOL_CALL_OUTCOME_SUCCEEDED\x10\x01\x12 \n\x1cTOOL_CALL_OUTCOME_TOOL_ERROR\x10\x02\x12!\n\x1dTOOL_CALL_OUTCOME_CALL_FAILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dretinue/engine/v1/event.proto\x12\x11retinue.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/common/v1/usage.proto\x1a\"retinue/engine/v1/attachment.proto\x1a\x1dretinue/engine/v1/input.proto\x1a\x1bretinue/engine/v1/run.proto\x1a#retinue/registry/v1/component.proto\"\xc0\n\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x34\n\x0brun_started\x18\n \x01(\x0b\x32\x1d.retinue.engine.v1.RunStartedH\x00\x12\x34\n\x0brun_claimed\x18\x0b \x01(\x0b\x32\x1d.retinue.engine.v1.RunClaimedH\x00\x12\x36\n\x0crun_finished\x18\x0c \x01(\x0b\x32\x1e.retinue.engine.v1.RunFinishedH\x00\x12\x38\n\rrun_suspended\x18\r \x01(\x0b\x32\x1f.retinue.engine.v1.RunSuspendedH\x00\x12?\n\x11\x63hild_run_started\x18\x0e \x01(\x0b\x32\".retinue.engine.v1.ChildRunStartedH\x00\x12\x41\n\x12\x63hild_run_finished\x18\x0f \x01(\x0b\x32#.retinue.engine.v1.ChildRunFinishedH\x00\x12H\n\x15\x63onversation_restored\x18\x10 \x01(\x0b\x32\'.retinue.engine.v1.ConversationRestoredH\x00\x12\x36\n\x0cturn_started\x18\x14 \x01(\x0b\x32\x1e.retinue.engine.v1.TurnStartedH\x00\x12\x32\n\ntext_delta\x18\x15 \x01(\x0b\x32\x1c.retinue.engine.v1.TextDeltaH\x00\x12@\n\x11message_completed\x18\x16 \x01(\x0b\x32#.retinue.engine.v1.MessageCompletedH\x00\x12@\n\x11message_discarded\x18\x17 \x01(\x0b\x32#.retinue.engine.v1.MessageDiscardedH\x00\x12<\n\x0freasoning_delta\x18\x18 \x01(\x0b\x32!.retinue.engine.v1.ReasoningDeltaH\x00\x12<\n\x0f\x63ontext_trimmed\x18\x19 \x01(\x0b\x32!.retinue.engine.v1.ContextTrimmedH\x00\x12\x38\n\rstall_noticed\x18\x1a \x01(\x0b\x32\x1f.retinue.engine.v1.StallNoticedH\x00\x12<\n\x0foutput_rejected\x18\x1b \x01(\x0b\x32!.retinue.engine.v1.OutputRejectedH\x00\x12?\n\x11tool_call_started\x18\x1e \x01(\x0b\x32\".retinue.engine.v1.ToolCallStartedH\x00\x12\x41\n\x12tool_call_progress\x18\x1f \x01(\x0b\x32#.retinue.engine.v1.ToolCallProgressH\x00\x12\x43\n\x13tool_call_completed\x18  \x01(\x0b\x32$.retinue.engine.v1.ToolCallCompletedH\x00\x12<\n\x0finput_requested\x18( \x01(\x0b\x32!.retinue.engine.v1.InputRequestedH\x00\x12:\n\x0einput_received\x18) \x01(\x0b\x32 .retinue.engine.v1.InputReceivedH\x00\x42\x07\n\x05\x65vent\"\x98\x02\n\nRunStarted\x12\x31\n\x06target\x18\x01 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x17\n\x0f\x62\x61se_session_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x37\n\x0c\x64\x65pendencies\x18\x05 \x03(\x0b\x32!.retinue.registry.v1.ComponentRef\x12,\n\x06origin\x18\x06 \x01(\x0b\x32\x1c.retinue.engine.v1.RunOrigin\x12\x32\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x1d.retinue.engine.v1.Attachment\"\x1f\n\nRunClaimed\x12\x11\n\tengine_id\x18\x01 \x01(\t\"]\n\x0cRunSuspended\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.retinue.engine.v1.RunState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tinput_ids\x18\x03 \x03(\t\"\x8c\x01\n\x0f\x43hildRunStarted\x12\x15\n\rparent_run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x31\n\x06target\x18\x03 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\x05\"@\n\x10\x43hildRunFinished\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.retinue.engine.v1.RunResult\"Y\n\x14\x43onversationRestored\x12\x15\n\rmessages_json\x18\x01 \x03(\t\x12\x18\n\x10unsaved_messages\x18\x02 \x01(\x05\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\";\n\x0bRunFinished\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.retinue.engine.v1.RunResult\"7\n\x0bTurnStarted\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\x0b\n\x03llm\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"W\n\x0e\x43ontextTrimmed\x12\x18\n\x10omitted_messages\x18\x01 \x01(\x05\x12\x15\n\rtokens_before\x18\x02 \x01(\x03\x12\x14\n\x0ctokens_after\x18\x03 \x01(\x03\"H\n\x0cStallNoticed\x12\'\n\x05stall\x18\x01 \x01(\x0e\x32\x18.retinue.engine.v1.Stall\x12\x0f\n\x07message\x18\x02 \x01(\t\"!\n\x0eOutputRejected\x12\x0f\n\x07message\x18\x01 \x01(\t\"J\n\x11RequestedToolCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xc7\x02\n\x10MessageCompleted\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x38\n\ntool_calls\x18\x02 \x03(\x0b\x32$.retinue.engine.v1.RequestedToolCall\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x05 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\r\n\x05model\x18\x06 \x01(\t\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12time_to_first_text\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\treasoning\x18\t \x01(\t\"\xa1\x01\n\x10MessageDiscarded\x12\x15\n\rfrom_sequence\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12\x10\n\x08next_llm\x18\x04 \x01(\t\x12(\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"q\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"d\n\x10ToolCallProgress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x10\n\x08progress\x18\x02 \x01(\x01\x12\x12\n\x05total\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x04 \x01(\tB\x08\n\x06_total\"\x8d\x02\n\x11ToolCallCompleted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x33\n\x07outcome\x18\x02 \x01(\x0e\x32\".retinue.engine.v1.ToolCallOutcome\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x17\n\x0fstructured_json\x18\x04 \x01(\t\x12*\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x1d.retinue.engine.v1.Attachment\"B\n\x0eInputRequested\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.retinue.engine.v1.InputRequest\"Q\n\rInputReceived\x12\x10\n\x08input_id\x18\x01 \x01(\t\x12.\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1e.retinue.engine.v1.InputAnswer*P\n\x05Stall\x12\x15\n\x11STALL_UNSPECIFIED\x10\x00\x12\x18\n\x14STALL_REPEATED_CALLS\x10\x01\x12\x16\n\x12STALL_EMPTY_ANSWER\x10\x02*\xb8\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTOOL_CALL_OUTCOME_SUCCEEDED\x10\x01\x12 \n\x1cTOOL_CALL_OUTCOME_TOOL_ERROR\x10\x02\x12!\n\x1dTOOL_CALL_OUTCOME_CALL_FAILED\x10\x03\x12\x1c\n\x18TOOL_CALL_OUTCOME_DENIED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'retinue.engine.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TOOLCALLOUTCOME']._serialized_start=2283
-  _globals['_TOOLCALLOUTCOME']._serialized_end=2437
-  _globals['_RUNEVENT']._serialized_start=215
-  _globals['_RUNEVENT']._serialized_end=929
-  _globals['_RUNSTARTED']._serialized_start=932
-  _globals['_RUNSTARTED']._serialized_end=1114
-  _globals['_RUNCLAIMED']._serialized_start=1116
-  _globals['_RUNCLAIMED']._serialized_end=1147
-  _globals['_RUNFINISHED']._serialized_start=1149
-  _globals['_RUNFINISHED']._serialized_end=1208
-  _globals['_TURNSTARTED']._serialized_start=1210
-  _globals['_TURNSTARTED']._serialized_end=1265
-  _globals['_TEXTDELTA']._serialized_start=1267
-  _globals['_TEXTDELTA']._serialized_end=1292
-  _globals['_REQUESTEDTOOLCALL']._serialized_start=1294
-  _globals['_REQUESTEDTOOLCALL']._serialized_end=1368
-  _globals['_MESSAGECOMPLETED']._serialized_start=1371
-  _globals['_MESSAGECOMPLETED']._serialized_end=1679
-  _globals['_MESSAGEDISCARDED']._serialized_start=1682
-  _globals['_MESSAGEDISCARDED']._serialized_end=1843
-  _globals['_TOOLCALLSTARTED']._serialized_start=1845
-  _globals['_TOOLCALLSTARTED']._serialized_end=1958
-  _globals['_TOOLCALLPROGRESS']._serialized_start=1960
-  _globals['_TOOLCALLPROGRESS']._serialized_end=2060
-  _globals['_TOOLCALLCOMPLETED']._serialized_start=2063
-  _globals['_TOOLCALLCOMPLETED']._serialized_end=2280
+  _globals['_STALL']._serialized_start=3924
+  _globals['_STALL']._serialized_end=4004
+  _globals['_TOOLCALLOUTCOME']._serialized_start=4007
+  _globals['_TOOLCALLOUTCOME']._serialized_end=4191
+  _globals['_RUNEVENT']._serialized_start=282
+  _globals['_RUNEVENT']._serialized_end=1626
+  _globals['_RUNSTARTED']._serialized_start=1629
+  _globals['_RUNSTARTED']._serialized_end=1909
+  _globals['_RUNCLAIMED']._serialized_start=1911
+  _globals['_RUNCLAIMED']._serialized_end=1942
+  _globals['_RUNSUSPENDED']._serialized_start=1944
+  _globals['_RUNSUSPENDED']._serialized_end=2037
+  _globals['_CHILDRUNSTARTED']._serialized_start=2040
+  _globals['_CHILDRUNSTARTED']._serialized_end=2180
+  _globals['_CHILDRUNFINISHED']._serialized_start=2182
+  _globals['_CHILDRUNFINISHED']._serialized_end=2246
+  _globals['_CONVERSATIONRESTORED']._serialized_start=2248
+  _globals['_CONVERSATIONRESTORED']._serialized_end=2337
+  _globals['_RUNFINISHED']._serialized_start=2339
+  _globals['_RUNFINISHED']._serialized_end=2398
+  _globals['_TURNSTARTED']._serialized_start=2400
+  _globals['_TURNSTARTED']._serialized_end=2455
+  _globals['_TEXTDELTA']._serialized_start=2457
+  _globals['_TEXTDELTA']._serialized_end=2482
+  _globals['_REASONINGDELTA']._serialized_start=2484
+  _globals['_REASONINGDELTA']._serialized_end=2514
+  _globals['_CONTEXTTRIMMED']._serialized_start=2516
+  _globals['_CONTEXTTRIMMED']._serialized_end=2603
+  _globals['_STALLNOTICED']._serialized_start=2605
+  _globals['_STALLNOTICED']._serialized_end=2677
+  _globals['_OUTPUTREJECTED']._serialized_start=2679
+  _globals['_OUTPUTREJECTED']._serialized_end=2712
+  _globals['_REQUESTEDTOOLCALL']._serialized_start=2714
+  _globals['_REQUESTEDTOOLCALL']._serialized_end=2788
+  _globals['_MESSAGECOMPLETED']._serialized_start=2791
+  _globals['_MESSAGECOMPLETED']._serialized_end=3118
+  _globals['_MESSAGEDISCARDED']._serialized_start=3121
+  _globals['_MESSAGEDISCARDED']._serialized_end=3282
+  _globals['_TOOLCALLSTARTED']._serialized_start=3284
+  _globals['_TOOLCALLSTARTED']._serialized_end=3397
+  _globals['_TOOLCALLPROGRESS']._serialized_start=3399
+  _globals['_TOOLCALLPROGRESS']._serialized_end=3499
+  _globals['_TOOLCALLCOMPLETED']._serialized_start=3502
+  _globals['_TOOLCALLCOMPLETED']._serialized_end=3771
+  _globals['_INPUTREQUESTED']._serialized_start=3773
+  _globals['_INPUTREQUESTED']._serialized_end=3839
+  _globals['_INPUTRECEIVED']._serialized_start=3841
+  _globals['_INPUTRECEIVED']._serialized_end=3922
 # @@protoc_insertion_point(module_scope)

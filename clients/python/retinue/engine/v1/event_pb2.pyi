@@ -11,6 +11,8 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from retinue.common.v1 import usage_pb2 as _usage_pb2
+from retinue.engine.v1 import attachment_pb2 as _attachment_pb2
+from retinue.engine.v1 import input_pb2 as _input_pb2
 from retinue.engine.v1 import run_pb2 as _run_pb2
 from retinue.registry.v1 import component_pb2 as _component_pb2
 import builtins as _builtins
@@ -23,6 +25,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Stall:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StallEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stall.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STALL_UNSPECIFIED: _Stall.ValueType  # 0
+    """Never sent."""
+    STALL_REPEATED_CALLS: _Stall.ValueType  # 1
+    """It asks for the same calls with the same arguments again and again."""
+    STALL_EMPTY_ANSWER: _Stall.ValueType  # 2
+    """It answers nothing."""
+
+class Stall(_Stall, metaclass=_StallEnumTypeWrapper):
+    """What kind of headway a model does not make."""
+
+STALL_UNSPECIFIED: Stall.ValueType  # 0
+"""Never sent."""
+STALL_REPEATED_CALLS: Stall.ValueType  # 1
+"""It asks for the same calls with the same arguments again and again."""
+STALL_EMPTY_ANSWER: Stall.ValueType  # 2
+"""It answers nothing."""
+Global___Stall: _TypeAlias = Stall  # noqa: Y015
 
 class _ToolCallOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -38,6 +64,8 @@ class _ToolCallOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolC
     """The tool answered that it failed."""
     TOOL_CALL_OUTCOME_CALL_FAILED: _ToolCallOutcome.ValueType  # 3
     """The call never reached the tool, or no answer came: `error` says why."""
+    TOOL_CALL_OUTCOME_DENIED: _ToolCallOutcome.ValueType  # 4
+    """A person denied it, or did not answer in time."""
 
 class ToolCallOutcome(_ToolCallOutcome, metaclass=_ToolCallOutcomeEnumTypeWrapper):
     """How a tool call ended."""
@@ -50,6 +78,8 @@ TOOL_CALL_OUTCOME_TOOL_ERROR: ToolCallOutcome.ValueType  # 2
 """The tool answered that it failed."""
 TOOL_CALL_OUTCOME_CALL_FAILED: ToolCallOutcome.ValueType  # 3
 """The call never reached the tool, or no answer came: `error` says why."""
+TOOL_CALL_OUTCOME_DENIED: ToolCallOutcome.ValueType  # 4
+"""A person denied it, or did not answer in time."""
 Global___ToolCallOutcome: _TypeAlias = ToolCallOutcome  # noqa: Y015
 
 @_typing.final
@@ -68,20 +98,30 @@ class RunEvent(_message.Message):
     RUN_STARTED_FIELD_NUMBER: _builtins.int
     RUN_CLAIMED_FIELD_NUMBER: _builtins.int
     RUN_FINISHED_FIELD_NUMBER: _builtins.int
+    RUN_SUSPENDED_FIELD_NUMBER: _builtins.int
+    CHILD_RUN_STARTED_FIELD_NUMBER: _builtins.int
+    CHILD_RUN_FINISHED_FIELD_NUMBER: _builtins.int
+    CONVERSATION_RESTORED_FIELD_NUMBER: _builtins.int
     TURN_STARTED_FIELD_NUMBER: _builtins.int
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
     MESSAGE_COMPLETED_FIELD_NUMBER: _builtins.int
     MESSAGE_DISCARDED_FIELD_NUMBER: _builtins.int
+    REASONING_DELTA_FIELD_NUMBER: _builtins.int
+    CONTEXT_TRIMMED_FIELD_NUMBER: _builtins.int
+    STALL_NOTICED_FIELD_NUMBER: _builtins.int
+    OUTPUT_REJECTED_FIELD_NUMBER: _builtins.int
     TOOL_CALL_STARTED_FIELD_NUMBER: _builtins.int
     TOOL_CALL_PROGRESS_FIELD_NUMBER: _builtins.int
     TOOL_CALL_COMPLETED_FIELD_NUMBER: _builtins.int
+    INPUT_REQUESTED_FIELD_NUMBER: _builtins.int
+    INPUT_RECEIVED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run that it belongs to; in a child run, the child."""
     sequence: _builtins.int
     """Its number in the run's tree."""
     path: _builtins.str
-    """Where in the run it happened, `turn:2`; steps and nodes stand before it,
-    parted by `/`. Empty for the run as a whole.
+    """Where in the run it happened, `turn:2`; in a child run behind the place of
+    its call, `turn:2/call:1/turn:1`. Empty for the run as a whole.
     """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
@@ -100,6 +140,24 @@ class RunEvent(_message.Message):
         """The run has ended; always the last."""
 
     @_builtins.property
+    def run_suspended(self) -> Global___RunSuspended:
+        """The run waits or was paused. The engine holds nothing of it; RunClaimed
+        comes when it goes on.
+        """
+
+    @_builtins.property
+    def child_run_started(self) -> Global___ChildRunStarted:
+        """A run inside this one has begun; its own events follow under its path."""
+
+    @_builtins.property
+    def child_run_finished(self) -> Global___ChildRunFinished:
+        """A run inside this one has ended; its last event."""
+
+    @_builtins.property
+    def conversation_restored(self) -> Global___ConversationRestored:
+        """The run goes on from where another one stood."""
+
+    @_builtins.property
     def turn_started(self) -> Global___TurnStarted:
         """A model is being asked."""
 
@@ -116,6 +174,22 @@ class RunEvent(_message.Message):
         """What the model had written so far does not count."""
 
     @_builtins.property
+    def reasoning_delta(self) -> Global___ReasoningDelta:
+        """The model thought."""
+
+    @_builtins.property
+    def context_trimmed(self) -> Global___ContextTrimmed:
+        """From here on the model is sent less of the conversation."""
+
+    @_builtins.property
+    def stall_noticed(self) -> Global___StallNoticed:
+        """The model makes no headway, and is told so."""
+
+    @_builtins.property
+    def output_rejected(self) -> Global___OutputRejected:
+        """The model's answer does not fit the output schema, and it is told why."""
+
+    @_builtins.property
     def tool_call_started(self) -> Global___ToolCallStarted:
         """A tool is being called."""
 
@@ -127,6 +201,14 @@ class RunEvent(_message.Message):
     def tool_call_completed(self) -> Global___ToolCallCompleted:
         """A tool call has ended."""
 
+    @_builtins.property
+    def input_requested(self) -> Global___InputRequested:
+        """Somebody outside is asked."""
+
+    @_builtins.property
+    def input_received(self) -> Global___InputReceived:
+        """The answer has come, or will not come any more."""
+
     def __init__(
         self,
         *,
@@ -137,19 +219,29 @@ class RunEvent(_message.Message):
         run_started: Global___RunStarted | None = ...,
         run_claimed: Global___RunClaimed | None = ...,
         run_finished: Global___RunFinished | None = ...,
+        run_suspended: Global___RunSuspended | None = ...,
+        child_run_started: Global___ChildRunStarted | None = ...,
+        child_run_finished: Global___ChildRunFinished | None = ...,
+        conversation_restored: Global___ConversationRestored | None = ...,
         turn_started: Global___TurnStarted | None = ...,
         text_delta: Global___TextDelta | None = ...,
         message_completed: Global___MessageCompleted | None = ...,
         message_discarded: Global___MessageDiscarded | None = ...,
+        reasoning_delta: Global___ReasoningDelta | None = ...,
+        context_trimmed: Global___ContextTrimmed | None = ...,
+        stall_noticed: Global___StallNoticed | None = ...,
+        output_rejected: Global___OutputRejected | None = ...,
         tool_call_started: Global___ToolCallStarted | None = ...,
         tool_call_progress: Global___ToolCallProgress | None = ...,
         tool_call_completed: Global___ToolCallCompleted | None = ...,
+        input_requested: Global___InputRequested | None = ...,
+        input_received: Global___InputReceived | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "reasoning_delta", b"reasoning_delta", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "run_suspended", b"run_suspended", "stall_noticed", b"stall_noticed", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "path", b"path", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "sequence", b"sequence", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "path", b"path", "reasoning_delta", b"reasoning_delta", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "run_suspended", b"run_suspended", "sequence", b"sequence", "stall_noticed", b"stall_noticed", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "turn_started", "text_delta", "message_completed", "message_discarded", "tool_call_started", "tool_call_progress", "tool_call_completed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "run_suspended", "child_run_started", "child_run_finished", "conversation_restored", "turn_started", "text_delta", "message_completed", "message_discarded", "reasoning_delta", "context_trimmed", "stall_noticed", "output_rejected", "tool_call_started", "tool_call_progress", "tool_call_completed", "input_requested", "input_received"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -166,6 +258,8 @@ class RunStarted(_message.Message):
     BASE_SESSION_ID_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     DEPENDENCIES_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session that the run reads and writes."""
     base_session_id: _builtins.str
@@ -180,6 +274,14 @@ class RunStarted(_message.Message):
     def dependencies(self) -> _containers.RepeatedCompositeFieldContainer[_component_pb2.ComponentRef]:
         """All that it needs, each at its version."""
 
+    @_builtins.property
+    def origin(self) -> _run_pb2.RunOrigin:
+        """The run that it goes on from; not set where it begins anew."""
+
+    @_builtins.property
+    def attachments(self) -> _containers.RepeatedCompositeFieldContainer[_attachment_pb2.Attachment]:
+        """Images and files that belong to the message."""
+
     def __init__(
         self,
         *,
@@ -188,10 +290,12 @@ class RunStarted(_message.Message):
         base_session_id: _builtins.str = ...,
         message: _builtins.str = ...,
         dependencies: _abc.Iterable[_component_pb2.ComponentRef] | None = ...,
+        origin: _run_pb2.RunOrigin | None = ...,
+        attachments: _abc.Iterable[_attachment_pb2.Attachment] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_session_id", b"base_session_id", "dependencies", b"dependencies", "message", b"message", "session_id", b"session_id", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "base_session_id", b"base_session_id", "dependencies", b"dependencies", "message", b"message", "origin", b"origin", "session_id", b"session_id", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -220,6 +324,136 @@ class RunClaimed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunClaimed: _TypeAlias = RunClaimed  # noqa: Y015
+
+@_typing.final
+class RunSuspended(_message.Message):
+    """The run waits or was paused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    INPUT_IDS_FIELD_NUMBER: _builtins.int
+    state: _run_pb2.RunState.ValueType
+    """WAITING or PAUSED."""
+    reason: _builtins.str
+    """What a person said who paused it."""
+    @_builtins.property
+    def input_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The inputs that it waits for."""
+
+    def __init__(
+        self,
+        *,
+        state: _run_pb2.RunState.ValueType = ...,
+        reason: _builtins.str = ...,
+        input_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_ids", b"input_ids", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunSuspended: _TypeAlias = RunSuspended  # noqa: Y015
+
+@_typing.final
+class ChildRunStarted(_message.Message):
+    """A run inside this one has begun. The event's run_id is the child's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    parent_run_id: _builtins.str
+    """The run that called it."""
+    call_id: _builtins.str
+    """The id of the tool call that it answers."""
+    message: _builtins.str
+    """What it was asked."""
+    depth: _builtins.int
+    """1 for a child of the root."""
+    @_builtins.property
+    def target(self) -> _component_pb2.ComponentRef:
+        """What runs, at its version."""
+
+    def __init__(
+        self,
+        *,
+        parent_run_id: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        target: _component_pb2.ComponentRef | None = ...,
+        message: _builtins.str = ...,
+        depth: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "depth", b"depth", "message", b"message", "parent_run_id", b"parent_run_id", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildRunStarted: _TypeAlias = ChildRunStarted  # noqa: Y015
+
+@_typing.final
+class ChildRunFinished(_message.Message):
+    """A run inside this one has ended. The event's run_id is the child's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> _run_pb2.RunResult:
+        """How, and with what."""
+
+    def __init__(
+        self,
+        *,
+        result: _run_pb2.RunResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChildRunFinished: _TypeAlias = ChildRunFinished  # noqa: Y015
+
+@_typing.final
+class ConversationRestored(_message.Message):
+    """The run goes on from where another one stood: these messages come before all
+    else. Several follow one another where they are large.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGES_JSON_FIELD_NUMBER: _builtins.int
+    UNSAVED_MESSAGES_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    unsaved_messages: _builtins.int
+    """How many of them, the last ones, the session does not have yet."""
+    complete: _builtins.bool
+    """True in the last one."""
+    @_builtins.property
+    def messages_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Messages in the OpenAI chat format, as JSON, without the system prompt."""
+
+    def __init__(
+        self,
+        *,
+        messages_json: _abc.Iterable[_builtins.str] | None = ...,
+        unsaved_messages: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "messages_json", b"messages_json", "unsaved_messages", b"unsaved_messages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConversationRestored: _TypeAlias = ConversationRestored  # noqa: Y015
 
 @_typing.final
 class RunFinished(_message.Message):
@@ -298,6 +532,110 @@ class TextDelta(_message.Message):
 Global___TextDelta: _TypeAlias = TextDelta  # noqa: Y015
 
 @_typing.final
+class ReasoningDelta(_message.Message):
+    """The model thought. Texts that came together are one delta."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text since the last delta."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReasoningDelta: _TypeAlias = ReasoningDelta  # noqa: Y015
+
+@_typing.final
+class ContextTrimmed(_message.Message):
+    """From here on the model is sent less of the conversation. The session keeps
+    all of it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OMITTED_MESSAGES_FIELD_NUMBER: _builtins.int
+    TOKENS_BEFORE_FIELD_NUMBER: _builtins.int
+    TOKENS_AFTER_FIELD_NUMBER: _builtins.int
+    omitted_messages: _builtins.int
+    """How many messages are left out now, counted from the first after the system
+    prompt. Calls and their results are left out together.
+    """
+    tokens_before: _builtins.int
+    """Tokens that the model would have been sent, as the engine estimates them."""
+    tokens_after: _builtins.int
+    """Tokens that it is sent, estimated likewise."""
+    def __init__(
+        self,
+        *,
+        omitted_messages: _builtins.int = ...,
+        tokens_before: _builtins.int = ...,
+        tokens_after: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["omitted_messages", b"omitted_messages", "tokens_after", b"tokens_after", "tokens_before", b"tokens_before"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContextTrimmed: _TypeAlias = ContextTrimmed  # noqa: Y015
+
+@_typing.final
+class StallNoticed(_message.Message):
+    """The model makes no headway, and is told so once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STALL_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    stall: Global___Stall.ValueType
+    """What it does."""
+    message: _builtins.str
+    """What it is told."""
+    def __init__(
+        self,
+        *,
+        stall: Global___Stall.ValueType = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "stall", b"stall"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StallNoticed: _TypeAlias = StallNoticed  # noqa: Y015
+
+@_typing.final
+class OutputRejected(_message.Message):
+    """The model's answer does not fit the output schema, and it is told why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    message: _builtins.str
+    """What it is told: each place that does not fit."""
+    def __init__(
+        self,
+        *,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputRejected: _TypeAlias = OutputRejected  # noqa: Y015
+
+@_typing.final
 class RequestedToolCall(_message.Message):
     """A tool call that the model asked for."""
 
@@ -341,6 +679,7 @@ class MessageCompleted(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     TIME_TO_FIRST_TEXT_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The whole text."""
     finish_reason: _builtins.str
@@ -349,6 +688,8 @@ class MessageCompleted(_message.Message):
     """
     model: _builtins.str
     """The model that answered, in the provider's words."""
+    reasoning: _builtins.str
+    """What it thought, where the provider tells."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestedToolCall]:
         """The calls that it asks for, in its order."""
@@ -380,10 +721,11 @@ class MessageCompleted(_message.Message):
         model: _builtins.str = ...,
         duration: _duration_pb2.Duration | None = ...,
         time_to_first_text: _duration_pb2.Duration | None = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "time_to_first_text", b"time_to_first_text", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "finish_reason", b"finish_reason", "model", b"model", "text", b"text", "time_to_first_text", b"time_to_first_text", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "finish_reason", b"finish_reason", "model", b"model", "reasoning", b"reasoning", "text", b"text", "time_to_first_text", b"time_to_first_text", "tool_calls", b"tool_calls", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -519,6 +861,7 @@ class ToolCallCompleted(_message.Message):
     STRUCTURED_JSON_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
     """The model's id of the call."""
     outcome: Global___ToolCallOutcome.ValueType
@@ -535,6 +878,10 @@ class ToolCallCompleted(_message.Message):
     def duration(self) -> _duration_pb2.Duration:
         """From the start of the call to its end."""
 
+    @_builtins.property
+    def attachments(self) -> _containers.RepeatedCompositeFieldContainer[_attachment_pb2.Attachment]:
+        """Images, sounds and files of the result."""
+
     def __init__(
         self,
         *,
@@ -544,11 +891,64 @@ class ToolCallCompleted(_message.Message):
         structured_json: _builtins.str = ...,
         error: _run_pb2.RunError | None = ...,
         duration: _duration_pb2.Duration | None = ...,
+        attachments: _abc.Iterable[_attachment_pb2.Attachment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "duration", b"duration", "error", b"error", "outcome", b"outcome", "structured_json", b"structured_json", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "call_id", b"call_id", "duration", b"duration", "error", b"error", "outcome", b"outcome", "structured_json", b"structured_json", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolCallCompleted: _TypeAlias = ToolCallCompleted  # noqa: Y015
+
+@_typing.final
+class InputRequested(_message.Message):
+    """Somebody outside is asked. Stored before anybody can answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> _input_pb2.InputRequest:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        request: _input_pb2.InputRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputRequested: _TypeAlias = InputRequested  # noqa: Y015
+
+@_typing.final
+class InputReceived(_message.Message):
+    """The answer has come, or will not come any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_ID_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    input_id: _builtins.str
+    """The request that it answers."""
+    @_builtins.property
+    def answer(self) -> _input_pb2.InputAnswer:
+        """The answer."""
+
+    def __init__(
+        self,
+        *,
+        input_id: _builtins.str = ...,
+        answer: _input_pb2.InputAnswer | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "input_id", b"input_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputReceived: _TypeAlias = InputReceived  # noqa: Y015

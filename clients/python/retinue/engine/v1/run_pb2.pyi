@@ -70,6 +70,54 @@ RUN_STATE_CANCELLED: RunState.ValueType  # 7
 """Ended by a cancel."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
+class _StopReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STOP_REASON_UNSPECIFIED: _StopReason.ValueType  # 0
+    """Not set."""
+    STOP_REASON_COMPLETED: _StopReason.ValueType  # 1
+    """The model gave its last word."""
+    STOP_REASON_CANCELLED: _StopReason.ValueType  # 2
+    """Somebody cancelled it."""
+    STOP_REASON_MAX_ITERATIONS: _StopReason.ValueType  # 3
+    """It asked its model as often as it may."""
+    STOP_REASON_BUDGET: _StopReason.ValueType  # 4
+    """It used up its budget, or its session's."""
+    STOP_REASON_TIMEOUT: _StopReason.ValueType  # 5
+    """It took longer than its timeout, or waited too long for its turn."""
+    STOP_REASON_STALLED: _StopReason.ValueType  # 6
+    """It made no headway."""
+    STOP_REASON_OUTPUT_INVALID: _StopReason.ValueType  # 7
+    """Its answer did not fit the output schema."""
+    STOP_REASON_ERROR: _StopReason.ValueType  # 8
+    """A model or a tool failed for good, or something broke."""
+
+class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper):
+    """Why a run stopped."""
+
+STOP_REASON_UNSPECIFIED: StopReason.ValueType  # 0
+"""Not set."""
+STOP_REASON_COMPLETED: StopReason.ValueType  # 1
+"""The model gave its last word."""
+STOP_REASON_CANCELLED: StopReason.ValueType  # 2
+"""Somebody cancelled it."""
+STOP_REASON_MAX_ITERATIONS: StopReason.ValueType  # 3
+"""It asked its model as often as it may."""
+STOP_REASON_BUDGET: StopReason.ValueType  # 4
+"""It used up its budget, or its session's."""
+STOP_REASON_TIMEOUT: StopReason.ValueType  # 5
+"""It took longer than its timeout, or waited too long for its turn."""
+STOP_REASON_STALLED: StopReason.ValueType  # 6
+"""It made no headway."""
+STOP_REASON_OUTPUT_INVALID: StopReason.ValueType  # 7
+"""Its answer did not fit the output schema."""
+STOP_REASON_ERROR: StopReason.ValueType  # 8
+"""A model or a tool failed for good, or something broke."""
+Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
+
 @_typing.final
 class RunError(_message.Message):
     """Why a run failed."""
@@ -123,6 +171,32 @@ class RunError(_message.Message):
 Global___RunError: _TypeAlias = RunError  # noqa: Y015
 
 @_typing.final
+class RunOrigin(_message.Message):
+    """A run that another one goes on from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    sequence: _builtins.int
+    """The last of its events that the other one builds on."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunOrigin: _TypeAlias = RunOrigin  # noqa: Y015
+
+@_typing.final
 class RunResult(_message.Message):
     """How a run ended."""
 
@@ -139,6 +213,10 @@ class RunResult(_message.Message):
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     RETRIES_FIELD_NUMBER: _builtins.int
+    STOP_REASON_FIELD_NUMBER: _builtins.int
+    STRUCTURED_JSON_FIELD_NUMBER: _builtins.int
+    REPAIRS_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
     state: Global___RunState.ValueType
     """SUCCEEDED, FAILED or CANCELLED."""
     output: _builtins.str
@@ -153,6 +231,16 @@ class RunResult(_message.Message):
     """The last answer's finish reason, in the words of the OpenAI protocol."""
     retries: _builtins.int
     """LLM calls that failed and were made again, with the same llm or the next."""
+    stop_reason: Global___StopReason.ValueType
+    """Why it stopped."""
+    structured_json: _builtins.str
+    """The answer as JSON that fits the output schema; empty where there is no
+    schema, or no such answer.
+    """
+    repairs: _builtins.int
+    """Answers that did not fit the output schema and were asked for again."""
+    session_id: _builtins.str
+    """The session that it wrote to; empty for a child that has none."""
     @_builtins.property
     def error(self) -> Global___RunError:
         """Why it failed; set for FAILED."""
@@ -183,10 +271,14 @@ class RunResult(_message.Message):
         tool_calls: _builtins.int = ...,
         finish_reason: _builtins.str = ...,
         retries: _builtins.int = ...,
+        stop_reason: Global___StopReason.ValueType = ...,
+        structured_json: _builtins.str = ...,
+        repairs: _builtins.int = ...,
+        session_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "error", b"error", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cost", b"cost", "duration", b"duration", "error", b"error", "finish_reason", b"finish_reason", "output", b"output", "retries", b"retries", "state", b"state", "tool_calls", b"tool_calls", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cost", b"cost", "duration", b"duration", "error", b"error", "finish_reason", b"finish_reason", "output", b"output", "repairs", b"repairs", "retries", b"retries", "session_id", b"session_id", "state", b"state", "stop_reason", b"stop_reason", "structured_json", b"structured_json", "tool_calls", b"tool_calls", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,6 +321,12 @@ class Run(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    PAUSE_REQUESTED_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """`run-` and 24 hex digits; unique."""
     namespace: _builtins.str
@@ -241,6 +339,14 @@ class Run(_message.Message):
     """The session that it reads and writes."""
     message: _builtins.str
     """What it was asked."""
+    parent_run_id: _builtins.str
+    """The run that called it; empty for one that was started by request."""
+    path: _builtins.str
+    """Its place in its tree, `turn:2/call:1`; empty for the root."""
+    pause_requested: _builtins.bool
+    """Whether somebody asked it to pause and nobody to go on."""
+    priority: _builtins.int
+    """Among runs that wait for a free place, higher ones begin first."""
     @_builtins.property
     def target(self) -> _component_pb2.ComponentRef:
         """What runs, at its version."""
@@ -261,6 +367,14 @@ class Run(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Free words to find it by."""
 
+    @_builtins.property
+    def origin(self) -> Global___RunOrigin:
+        """The run that it goes on from; not set where it began anew."""
+
+    @_builtins.property
+    def settings(self) -> Global___RunSettings:
+        """What it runs with: run over agent over llm over defaults. Set by GetRun."""
+
     def __init__(
         self,
         *,
@@ -275,20 +389,176 @@ class Run(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         result: Global___RunResult | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        parent_run_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        origin: Global___RunOrigin | None = ...,
+        pause_requested: _builtins.bool = ...,
+        settings: Global___RunSettings | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "result", b"result", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "origin", b"origin", "result", b"result", "settings", b"settings", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "labels", b"labels", "message", b"message", "namespace", b"namespace", "result", b"result", "root_run_id", b"root_run_id", "run_id", b"run_id", "session_id", b"session_id", "state", b"state", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "labels", b"labels", "message", b"message", "namespace", b"namespace", "origin", b"origin", "parent_run_id", b"parent_run_id", "path", b"path", "pause_requested", b"pause_requested", "priority", b"priority", "result", b"result", "root_run_id", b"root_run_id", "run_id", b"run_id", "session_id", b"session_id", "settings", b"settings", "state", b"state", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
 @_typing.final
+class RunSettings(_message.Message):
+    """What a run runs with: the settings of the run over those of the agent over
+    those of the llm over the defaults.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LLMS_FIELD_NUMBER: _builtins.int
+    MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
+    TOOL_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    INCLUDE_HISTORY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    SESSION_BUDGET_FIELD_NUMBER: _builtins.int
+    OUTPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    MAX_REPAIRS_FIELD_NUMBER: _builtins.int
+    MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    STALL_AFTER_FIELD_NUMBER: _builtins.int
+    INPUT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    SYSTEM_PROMPT_FIELD_NUMBER: _builtins.int
+    max_iterations: _builtins.int
+    """Most LLM calls."""
+    tool_concurrency: _builtins.int
+    """Most tool calls of one turn that run side by side."""
+    include_history: _builtins.bool
+    """Whether it begins with the session's earlier messages."""
+    output_schema_json: _builtins.str
+    """JSON Schema of its answer; empty: text."""
+    max_repairs: _builtins.int
+    """How often an answer that does not fit is asked for again."""
+    max_context_tokens: _builtins.int
+    """Most tokens that the model is sent; not set: no limit."""
+    stall_after: _builtins.int
+    """How often in a row it may ask for the same calls."""
+    system_prompt: _builtins.str
+    """The system prompt with its variables filled in."""
+    @_builtins.property
+    def llms(self) -> _containers.RepeatedCompositeFieldContainer[Global___LlmSettings]:
+        """The llms in the order in which they are asked, each with how it writes."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """For the run; not set: no limit."""
+
+    @_builtins.property
+    def budget(self) -> _agent_pb2.Budget:
+        """What it may use."""
+
+    @_builtins.property
+    def session_budget(self) -> _agent_pb2.Budget:
+        """What its session may use."""
+
+    @_builtins.property
+    def input_timeout(self) -> _duration_pb2.Duration:
+        """How long it waits for an answer from outside."""
+
+    def __init__(
+        self,
+        *,
+        llms: _abc.Iterable[Global___LlmSettings] | None = ...,
+        max_iterations: _builtins.int = ...,
+        tool_concurrency: _builtins.int = ...,
+        include_history: _builtins.bool = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        budget: _agent_pb2.Budget | None = ...,
+        session_budget: _agent_pb2.Budget | None = ...,
+        output_schema_json: _builtins.str = ...,
+        max_repairs: _builtins.int = ...,
+        max_context_tokens: _builtins.int | None = ...,
+        stall_after: _builtins.int = ...,
+        input_timeout: _duration_pb2.Duration | None = ...,
+        system_prompt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens", "budget", b"budget", "input_timeout", b"input_timeout", "max_context_tokens", b"max_context_tokens", "session_budget", b"session_budget", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens", "budget", b"budget", "include_history", b"include_history", "input_timeout", b"input_timeout", "llms", b"llms", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "output_schema_json", b"output_schema_json", "session_budget", b"session_budget", "stall_after", b"stall_after", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_context_tokens: _TypeAlias = _typing.Literal["max_context_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_context_tokens: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_context_tokens) -> _WhichOneofReturnType__max_context_tokens | None: ...
+
+Global___RunSettings: _TypeAlias = RunSettings  # noqa: Y015
+
+@_typing.final
+class LlmSettings(_message.Message):
+    """How one llm of a run is asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    MAX_RETRIES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The llm component's name."""
+    model: _builtins.str
+    """The model's name as the provider knows it."""
+    transport: _builtins.str
+    """`direct` or `litellm`."""
+    max_retries: _builtins.int
+    """How often a call that failed for a passing reason is made again."""
+    @_builtins.property
+    def generation(self) -> _llm_pb2.GenerationSettings:
+        """How it writes."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """From request to the last byte of one answer."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        model: _builtins.str = ...,
+        transport: _builtins.str = ...,
+        generation: _llm_pb2.GenerationSettings | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        max_retries: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "max_retries", b"max_retries", "model", b"model", "name", b"name", "timeout", b"timeout", "transport", b"transport"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LlmSettings: _TypeAlias = LlmSettings  # noqa: Y015
+
+@_typing.final
 class RunOptions(_message.Message):
     """What a run may set over the agent's own settings."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VariablesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     LLM_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
@@ -297,6 +567,12 @@ class RunOptions(_message.Message):
     INCLUDE_HISTORY_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    OUTPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    MAX_REPAIRS_FIELD_NUMBER: _builtins.int
+    SESSION_BUDGET_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    INPUT_TIMEOUT_FIELD_NUMBER: _builtins.int
     llm: _builtins.str
     """Name of the llm to use in place of the agent's."""
     max_iterations: _builtins.int
@@ -309,6 +585,14 @@ class RunOptions(_message.Message):
     """Whether the run begins with the session's earlier messages; over the
     agent's setting.
     """
+    output_schema_json: _builtins.str
+    """JSON Schema (2020-12) of the answer, as JSON; over the agent's."""
+    max_repairs: _builtins.int
+    """How often an answer that does not fit is asked for again; over the agent's
+    setting.
+    """
+    max_context_tokens: _builtins.int
+    """Most tokens that the model is sent; over the agent's setting."""
     @_builtins.property
     def generation(self) -> _llm_pb2.GenerationSettings:
         """How the model writes; over the agent's settings."""
@@ -321,6 +605,24 @@ class RunOptions(_message.Message):
     def budget(self) -> _agent_pb2.Budget:
         """What the run may use; each limit over that of the agent."""
 
+    @_builtins.property
+    def session_budget(self) -> _agent_pb2.Budget:
+        """What all runs of the session may use together; each limit over that of the
+        agent.
+        """
+
+    @_builtins.property
+    def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of the variables in the agent's system prompt, each over the
+        agent's.
+        """
+
+    @_builtins.property
+    def input_timeout(self) -> _duration_pb2.Duration:
+        """How long an approval or a question waits for its answer; over the agent's
+        setting.
+        """
+
     def __init__(
         self,
         *,
@@ -331,21 +633,35 @@ class RunOptions(_message.Message):
         include_history: _builtins.bool | None = ...,
         timeout: _duration_pb2.Duration | None = ...,
         budget: _agent_pb2.Budget | None = ...,
+        output_schema_json: _builtins.str = ...,
+        max_repairs: _builtins.int | None = ...,
+        session_budget: _agent_pb2.Budget | None = ...,
+        variables: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        max_context_tokens: _builtins.int | None = ...,
+        input_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "input_timeout", b"input_timeout", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "session_budget", b"session_budget", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "llm", b"llm", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "input_timeout", b"input_timeout", "llm", b"llm", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "output_schema_json", b"output_schema_json", "session_budget", b"session_budget", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__include_history: _TypeAlias = _typing.Literal["include_history"]  # noqa: Y015
     _WhichOneofArgType__include_history: _TypeAlias = _typing.Literal["_include_history", b"_include_history"]  # noqa: Y015
+    _WhichOneofReturnType__max_context_tokens: _TypeAlias = _typing.Literal["max_context_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_context_tokens: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
     _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__max_repairs: _TypeAlias = _typing.Literal["max_repairs"]  # noqa: Y015
+    _WhichOneofArgType__max_repairs: _TypeAlias = _typing.Literal["_max_repairs", b"_max_repairs"]  # noqa: Y015
     _WhichOneofReturnType__tool_concurrency: _TypeAlias = _typing.Literal["tool_concurrency"]  # noqa: Y015
     _WhichOneofArgType__tool_concurrency: _TypeAlias = _typing.Literal["_tool_concurrency", b"_tool_concurrency"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__include_history) -> _WhichOneofReturnType__include_history | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_context_tokens) -> _WhichOneofReturnType__max_context_tokens | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_repairs) -> _WhichOneofReturnType__max_repairs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_concurrency) -> _WhichOneofReturnType__tool_concurrency | None: ...
 

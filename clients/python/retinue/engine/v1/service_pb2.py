@@ -22,13 +22,17 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from retinue.engine.v1 import attachment_pb2 as retinue_dot_engine_dot_v1_dot_attachment__pb2
 from retinue.engine.v1 import event_pb2 as retinue_dot_engine_dot_v1_dot_event__pb2
+from retinue.engine.v1 import input_pb2 as retinue_dot_engine_dot_v1_dot_input__pb2
+from retinue.engine.v1 import report_pb2 as retinue_dot_engine_dot_v1_dot_report__pb2
 from retinue.engine.v1 import run_pb2 as retinue_dot_engine_dot_v1_dot_run__pb2
 from retinue.engine.v1 import session_pb2 as retinue_dot_engine_dot_v1_dot_session__pb2
 from retinue.registry.v1 import component_pb2 as retinue_dot_registry_dot_v1_dot_component__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/engine/v1/service.proto\x12\x11retinue.engine.v1\x1a\x1dretinue/engine/v1/event.proto\x1a\x1bretinue/engine/v1/run.proto\x1a\x1fretinue/engine/v1/session.proto\x1a#retinue/registry/v1/component.proto\"\xa5\x02\n\nRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x31\n\x06target\x18\x03 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.retinue.engine.v1.RunOptions\x12\x39\n\x06labels\x18\x07 \x03(\x0b\x32).retinue.engine.v1.RunRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x0fStartRunRequest\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1d.retinue.engine.v1.RunRequest\"7\n\x10StartRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.retinue.engine.v1.Run\">\n\x10StreamRunRequest\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1d.retinue.engine.v1.RunRequest\"Z\n\x11StreamRunResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.retinue.engine.v1.RunEvent\x12\x18\n\x10through_sequence\x18\x02 \x01(\x03\"L\n\x0fWatchRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\"Y\n\x10WatchRunResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.retinue.engine.v1.RunEvent\x12\x18\n\x10through_sequence\x18\x02 \x01(\x03\"2\n\rGetRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"5\n\x0eGetRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.retinue.engine.v1.Run\"\xa1\x01\n\x0fListRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12+\n\x06states\x18\x03 \x03(\x0e\x32\x1b.retinue.engine.v1.RunState\x12\x13\n\x0btarget_name\x18\x04 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"Q\n\x10ListRunsResponse\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.retinue.engine.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x10\x43\x61ncelRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"8\n\x11\x43\x61ncelRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.retinue.engine.v1.Run\":\n\x11GetSessionRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"A\n\x12GetSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.retinue.engine.v1.Session\"O\n\x13ListSessionsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.retinue.engine.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"j\n\x1aListSessionMessagesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x1bListSessionMessagesResponse\x12\x33\n\x08messages\x18\x01 \x03(\x0b\x32!.retinue.engine.v1.SessionMessage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x8e\x04\n\nRunService\x12S\n\x08StartRun\x12\".retinue.engine.v1.StartRunRequest\x1a#.retinue.engine.v1.StartRunResponse\x12X\n\tStreamRun\x12#.retinue.engine.v1.StreamRunRequest\x1a$.retinue.engine.v1.StreamRunResponse0\x01\x12U\n\x08WatchRun\x12\".retinue.engine.v1.WatchRunRequest\x1a#.retinue.engine.v1.WatchRunResponse0\x01\x12M\n\x06GetRun\x12 .retinue.engine.v1.GetRunRequest\x1a!.retinue.engine.v1.GetRunResponse\x12S\n\x08ListRuns\x12\".retinue.engine.v1.ListRunsRequest\x1a#.retinue.engine.v1.ListRunsResponse\x12V\n\tCancelRun\x12#.retinue.engine.v1.CancelRunRequest\x1a$.retinue.engine.v1.CancelRunResponse2\xc2\x02\n\x0eSessionService\x12Y\n\nGetSession\x12$.retinue.engine.v1.GetSessionRequest\x1a%.retinue.engine.v1.GetSessionResponse\x12_\n\x0cListSessions\x12&.retinue.engine.v1.ListSessionsRequest\x1a\'.retinue.engine.v1.ListSessionsResponse\x12t\n\x13ListSessionMessages\x12-.retinue.engine.v1.ListSessionMessagesRequest\x1a..retinue.engine.v1.ListSessionMessagesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/engine/v1/service.proto\x12\x11retinue.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\"retinue/engine/v1/attachment.proto\x1a\x1dretinue/engine/v1/event.proto\x1a\x1dretinue/engine/v1/input.proto\x1a\x1eretinue/engine/v1/report.proto\x1a\x1bretinue/engine/v1/run.proto\x1a\x1fretinue/engine/v1/session.proto\x1a#retinue/registry/v1/component.proto\"\xd3\x03\n\nRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x31\n\x06target\x18\x03 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.retinue.engine.v1.RunOptions\x12\x39\n\x06labels\x18\x07 \x03(\x0b\x32).retinue.engine.v1.RunRequest.LabelsEntry\x12:\n\x0csession_busy\x18\x08 \x01(\x0e\x32$.retinue.engine.v1.SessionBusyPolicy\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x30\n\rqueue_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x05\x66iles\x18\x0b \x03(\x0b\x32\x1d.retinue.engine.v1.InlineFile\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\nInlineFile\x12\x11\n\tmime_type\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"=\n\x0fStartRunRequest\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1d.retinue.engine.v1.RunRequest\"7\n\x10StartRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.retinue.engine.v1.Run\">\n\x10StreamRunRequest\x12*\n\x03run\x18\x01 \x01(\x0b\x32\x1d.retinue.engine.v1.RunRequest\"Z\n\x11StreamRunResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.retinue.engine.v1.RunEvent\x12\x18\n\x10through_sequence\x18\x02 \x01(\x03\"o\n\x0fWatchRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\x03\x12\x13\n\x0b\x65vent_types\x18\x04 \x03(\t\x12\x0c\n\x04path\x18\x05 \x01(\t\"Y\n\x10WatchRunResponse\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.retinue.engine.v1.RunEvent\x12\x18\n\x10through_sequence\x18\x02 \x01(\x03\"2\n\rGetRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"5\n\x0eGetRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.retinue.engine.v1.Run\"\xb6\x01\n\x0fListRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12+\n\x06states\x18\x03 \x03(\x0e\x32\x1b.retinue.engine.v1.RunState\x12\x13\n\x0btarget_name\x18\x04 \x01(\t\x12\x13\n\x0broot_run_id\x18\x07 \x01(\t\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"Q\n\x10ListRunsResponse\x12$\n\x04runs\x18\x01 \x03(\x0b\x32\x16.retinue.engine.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x10\x43\x61ncelRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"8\n\x11\x43\x61ncelRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.retinue.engine.v1.Run\"D\n\x0fPauseRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"7\n\x10PauseRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.retinue.engine.v1.Run\"5\n\x10ResumeRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"8\n\x11ResumeRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.retinue.engine.v1.Run\"x\n\x0fRetryRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12.\n\x07options\x18\x04 \x01(\x0b\x32\x1d.retinue.engine.v1.RunOptions\"7\n\x10RetryRunResponse\x12#\n\x03run\x18\x01 \x01(\x0b\x32\x16.retinue.engine.v1.Run\"8\n\x13GetRunReportRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"D\n\x14GetRunReportResponse\x12,\n\x06report\x18\x01 \x01(\x0b\x32\x1c.retinue.engine.v1.RunReport\"D\n\x0eGetBlobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x0f\n\x07\x62lob_id\x18\x03 \x01(\t\"R\n\x0fGetBlobResponse\x12\x31\n\nattachment\x18\x01 \x01(\x0b\x32\x1d.retinue.engine.v1.Attachment\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"u\n\x11ListInputsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x16\n\x0einclude_closed\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"^\n\x12ListInputsResponse\x12/\n\x06inputs\x18\x01 \x03(\x0b\x32\x1f.retinue.engine.v1.InputRequest\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x93\x01\n\x12\x41nswerInputRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x10\n\x08input_id\x18\x03 \x01(\t\x12\x18\n\x10\x61rguments_sha256\x18\x04 \x01(\t\x12.\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x1e.retinue.engine.v1.InputAnswer\"E\n\x13\x41nswerInputResponse\x12.\n\x05input\x18\x01 \x01(\x0b\x32\x1f.retinue.engine.v1.InputRequest\":\n\x11GetSessionRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"A\n\x12GetSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.retinue.engine.v1.Session\"\xc2\x01\n\x13ListSessionsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x42\n\x06labels\x18\x04 \x03(\x0b\x32\x32.retinue.engine.v1.ListSessionsRequest.LabelsEntry\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"]\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.retinue.engine.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"j\n\x1aListSessionMessagesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"k\n\x1bListSessionMessagesResponse\x12\x33\n\x08messages\x18\x01 \x03(\x0b\x32!.retinue.engine.v1.SessionMessage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb1\x01\n\x14UpdateSessionRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x43\n\x06labels\x18\x03 \x03(\x0b\x32\x33.retinue.engine.v1.UpdateSessionRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"D\n\x15UpdateSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.retinue.engine.v1.Session\"=\n\x14\x44\x65leteSessionRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"-\n\x15\x44\x65leteSessionResponse\x12\x14\n\x0c\x64\x65leted_runs\x18\x01 \x01(\x03\"=\n\x14\x45xportSessionRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\"\xac\x01\n\x15\x45xportSessionResponse\x12-\n\x07session\x18\x01 \x01(\x0b\x32\x1a.retinue.engine.v1.SessionH\x00\x12\x34\n\x07message\x18\x02 \x01(\x0b\x32!.retinue.engine.v1.SessionMessageH\x00\x12%\n\x03run\x18\x03 \x01(\x0b\x32\x16.retinue.engine.v1.RunH\x00\x42\x07\n\x05piece*\x9c\x01\n\x11SessionBusyPolicy\x12#\n\x1fSESSION_BUSY_POLICY_UNSPECIFIED\x10\x00\x12\x1f\n\x1bSESSION_BUSY_POLICY_ENQUEUE\x10\x01\x12\x1e\n\x1aSESSION_BUSY_POLICY_REJECT\x10\x02\x12!\n\x1dSESSION_BUSY_POLICY_INTERRUPT\x10\x03\x32\xc3\x07\n\nRunService\x12S\n\x08StartRun\x12\".retinue.engine.v1.StartRunRequest\x1a#.retinue.engine.v1.StartRunResponse\x12X\n\tStreamRun\x12#.retinue.engine.v1.StreamRunRequest\x1a$.retinue.engine.v1.StreamRunResponse0\x01\x12U\n\x08WatchRun\x12\".retinue.engine.v1.WatchRunRequest\x1a#.retinue.engine.v1.WatchRunResponse0\x01\x12M\n\x06GetRun\x12 .retinue.engine.v1.GetRunRequest\x1a!.retinue.engine.v1.GetRunResponse\x12S\n\x08ListRuns\x12\".retinue.engine.v1.ListRunsRequest\x1a#.retinue.engine.v1.ListRunsResponse\x12V\n\tCancelRun\x12#.retinue.engine.v1.CancelRunRequest\x1a$.retinue.engine.v1.CancelRunResponse\x12S\n\x08PauseRun\x12\".retinue.engine.v1.PauseRunRequest\x1a#.retinue.engine.v1.PauseRunResponse\x12V\n\tResumeRun\x12#.retinue.engine.v1.ResumeRunRequest\x1a$.retinue.engine.v1.ResumeRunResponse\x12S\n\x08RetryRun\x12\".retinue.engine.v1.RetryRunRequest\x1a#.retinue.engine.v1.RetryRunResponse\x12_\n\x0cGetRunReport\x12&.retinue.engine.v1.GetRunReportRequest\x1a\'.retinue.engine.v1.GetRunReportResponse\x12P\n\x07GetBlob\x12!.retinue.engine.v1.GetBlobRequest\x1a\".retinue.engine.v1.GetBlobResponse2\xc7\x01\n\x0cInputService\x12Y\n\nListInputs\x12$.retinue.engine.v1.ListInputsRequest\x1a%.retinue.engine.v1.ListInputsResponse\x12\\\n\x0b\x41nswerInput\x12%.retinue.engine.v1.AnswerInputRequest\x1a&.retinue.engine.v1.AnswerInputResponse2\xf0\x04\n\x0eSessionService\x12Y\n\nGetSession\x12$.retinue.engine.v1.GetSessionRequest\x1a%.retinue.engine.v1.GetSessionResponse\x12_\n\x0cListSessions\x12&.retinue.engine.v1.ListSessionsRequest\x1a\'.retinue.engine.v1.ListSessionsResponse\x12t\n\x13ListSessionMessages\x12-.retinue.engine.v1.ListSessionMessagesRequest\x1a..retinue.engine.v1.ListSessionMessagesResponse\x12\x62\n\rUpdateSession\x12\'.retinue.engine.v1.UpdateSessionRequest\x1a(.retinue.engine.v1.UpdateSessionResponse\x12\x62\n\rDeleteSession\x12\'.retinue.engine.v1.DeleteSessionRequest\x1a(.retinue.engine.v1.DeleteSessionResponse\x12\x64\n\rExportSession\x12\'.retinue.engine.v1.ExportSessionRequest\x1a(.retinue.engine.v1.ExportSessionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,48 +41,102 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_RUNREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_RUNREQUEST']._serialized_start=185
-  _globals['_RUNREQUEST']._serialized_end=478
-  _globals['_RUNREQUEST_LABELSENTRY']._serialized_start=433
-  _globals['_RUNREQUEST_LABELSENTRY']._serialized_end=478
-  _globals['_STARTRUNREQUEST']._serialized_start=480
-  _globals['_STARTRUNREQUEST']._serialized_end=541
-  _globals['_STARTRUNRESPONSE']._serialized_start=543
-  _globals['_STARTRUNRESPONSE']._serialized_end=598
-  _globals['_STREAMRUNREQUEST']._serialized_start=600
-  _globals['_STREAMRUNREQUEST']._serialized_end=662
-  _globals['_STREAMRUNRESPONSE']._serialized_start=664
-  _globals['_STREAMRUNRESPONSE']._serialized_end=754
-  _globals['_WATCHRUNREQUEST']._serialized_start=756
-  _globals['_WATCHRUNREQUEST']._serialized_end=832
-  _globals['_WATCHRUNRESPONSE']._serialized_start=834
-  _globals['_WATCHRUNRESPONSE']._serialized_end=923
-  _globals['_GETRUNREQUEST']._serialized_start=925
-  _globals['_GETRUNREQUEST']._serialized_end=975
-  _globals['_GETRUNRESPONSE']._serialized_start=977
-  _globals['_GETRUNRESPONSE']._serialized_end=1030
-  _globals['_LISTRUNSREQUEST']._serialized_start=1033
-  _globals['_LISTRUNSREQUEST']._serialized_end=1194
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1196
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1277
-  _globals['_CANCELRUNREQUEST']._serialized_start=1279
-  _globals['_CANCELRUNREQUEST']._serialized_end=1348
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1350
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1406
-  _globals['_GETSESSIONREQUEST']._serialized_start=1408
-  _globals['_GETSESSIONREQUEST']._serialized_end=1466
-  _globals['_GETSESSIONRESPONSE']._serialized_start=1468
-  _globals['_GETSESSIONRESPONSE']._serialized_end=1533
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=1535
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1614
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1616
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1709
-  _globals['_LISTSESSIONMESSAGESREQUEST']._serialized_start=1711
-  _globals['_LISTSESSIONMESSAGESREQUEST']._serialized_end=1817
-  _globals['_LISTSESSIONMESSAGESRESPONSE']._serialized_start=1819
-  _globals['_LISTSESSIONMESSAGESRESPONSE']._serialized_end=1926
-  _globals['_RUNSERVICE']._serialized_start=1929
-  _globals['_RUNSERVICE']._serialized_end=2455
-  _globals['_SESSIONSERVICE']._serialized_start=2458
-  _globals['_SESSIONSERVICE']._serialized_end=2780
+  _globals['_LISTSESSIONSREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_LISTSESSIONSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_UPDATESESSIONREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_UPDATESESSIONREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_SESSIONBUSYPOLICY']._serialized_start=4202
+  _globals['_SESSIONBUSYPOLICY']._serialized_end=4358
+  _globals['_RUNREQUEST']._serialized_start=316
+  _globals['_RUNREQUEST']._serialized_end=783
+  _globals['_RUNREQUEST_LABELSENTRY']._serialized_start=738
+  _globals['_RUNREQUEST_LABELSENTRY']._serialized_end=783
+  _globals['_INLINEFILE']._serialized_start=785
+  _globals['_INLINEFILE']._serialized_end=844
+  _globals['_STARTRUNREQUEST']._serialized_start=846
+  _globals['_STARTRUNREQUEST']._serialized_end=907
+  _globals['_STARTRUNRESPONSE']._serialized_start=909
+  _globals['_STARTRUNRESPONSE']._serialized_end=964
+  _globals['_STREAMRUNREQUEST']._serialized_start=966
+  _globals['_STREAMRUNREQUEST']._serialized_end=1028
+  _globals['_STREAMRUNRESPONSE']._serialized_start=1030
+  _globals['_STREAMRUNRESPONSE']._serialized_end=1120
+  _globals['_WATCHRUNREQUEST']._serialized_start=1122
+  _globals['_WATCHRUNREQUEST']._serialized_end=1233
+  _globals['_WATCHRUNRESPONSE']._serialized_start=1235
+  _globals['_WATCHRUNRESPONSE']._serialized_end=1324
+  _globals['_GETRUNREQUEST']._serialized_start=1326
+  _globals['_GETRUNREQUEST']._serialized_end=1376
+  _globals['_GETRUNRESPONSE']._serialized_start=1378
+  _globals['_GETRUNRESPONSE']._serialized_end=1431
+  _globals['_LISTRUNSREQUEST']._serialized_start=1434
+  _globals['_LISTRUNSREQUEST']._serialized_end=1616
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1618
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1699
+  _globals['_CANCELRUNREQUEST']._serialized_start=1701
+  _globals['_CANCELRUNREQUEST']._serialized_end=1770
+  _globals['_CANCELRUNRESPONSE']._serialized_start=1772
+  _globals['_CANCELRUNRESPONSE']._serialized_end=1828
+  _globals['_PAUSERUNREQUEST']._serialized_start=1830
+  _globals['_PAUSERUNREQUEST']._serialized_end=1898
+  _globals['_PAUSERUNRESPONSE']._serialized_start=1900
+  _globals['_PAUSERUNRESPONSE']._serialized_end=1955
+  _globals['_RESUMERUNREQUEST']._serialized_start=1957
+  _globals['_RESUMERUNREQUEST']._serialized_end=2010
+  _globals['_RESUMERUNRESPONSE']._serialized_start=2012
+  _globals['_RESUMERUNRESPONSE']._serialized_end=2068
+  _globals['_RETRYRUNREQUEST']._serialized_start=2070
+  _globals['_RETRYRUNREQUEST']._serialized_end=2190
+  _globals['_RETRYRUNRESPONSE']._serialized_start=2192
+  _globals['_RETRYRUNRESPONSE']._serialized_end=2247
+  _globals['_GETRUNREPORTREQUEST']._serialized_start=2249
+  _globals['_GETRUNREPORTREQUEST']._serialized_end=2305
+  _globals['_GETRUNREPORTRESPONSE']._serialized_start=2307
+  _globals['_GETRUNREPORTRESPONSE']._serialized_end=2375
+  _globals['_GETBLOBREQUEST']._serialized_start=2377
+  _globals['_GETBLOBREQUEST']._serialized_end=2445
+  _globals['_GETBLOBRESPONSE']._serialized_start=2447
+  _globals['_GETBLOBRESPONSE']._serialized_end=2529
+  _globals['_LISTINPUTSREQUEST']._serialized_start=2531
+  _globals['_LISTINPUTSREQUEST']._serialized_end=2648
+  _globals['_LISTINPUTSRESPONSE']._serialized_start=2650
+  _globals['_LISTINPUTSRESPONSE']._serialized_end=2744
+  _globals['_ANSWERINPUTREQUEST']._serialized_start=2747
+  _globals['_ANSWERINPUTREQUEST']._serialized_end=2894
+  _globals['_ANSWERINPUTRESPONSE']._serialized_start=2896
+  _globals['_ANSWERINPUTRESPONSE']._serialized_end=2965
+  _globals['_GETSESSIONREQUEST']._serialized_start=2967
+  _globals['_GETSESSIONREQUEST']._serialized_end=3025
+  _globals['_GETSESSIONRESPONSE']._serialized_start=3027
+  _globals['_GETSESSIONRESPONSE']._serialized_end=3092
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=3095
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=3289
+  _globals['_LISTSESSIONSREQUEST_LABELSENTRY']._serialized_start=738
+  _globals['_LISTSESSIONSREQUEST_LABELSENTRY']._serialized_end=783
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=3291
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=3384
+  _globals['_LISTSESSIONMESSAGESREQUEST']._serialized_start=3386
+  _globals['_LISTSESSIONMESSAGESREQUEST']._serialized_end=3492
+  _globals['_LISTSESSIONMESSAGESRESPONSE']._serialized_start=3494
+  _globals['_LISTSESSIONMESSAGESRESPONSE']._serialized_end=3601
+  _globals['_UPDATESESSIONREQUEST']._serialized_start=3604
+  _globals['_UPDATESESSIONREQUEST']._serialized_end=3781
+  _globals['_UPDATESESSIONREQUEST_LABELSENTRY']._serialized_start=738
+  _globals['_UPDATESESSIONREQUEST_LABELSENTRY']._serialized_end=783
+  _globals['_UPDATESESSIONRESPONSE']._serialized_start=3783
+  _globals['_UPDATESESSIONRESPONSE']._serialized_end=3851
+  _globals['_DELETESESSIONREQUEST']._serialized_start=3853
+  _globals['_DELETESESSIONREQUEST']._serialized_end=3914
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=3916
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=3961
+  _globals['_EXPORTSESSIONREQUEST']._serialized_start=3963
+  _globals['_EXPORTSESSIONREQUEST']._serialized_end=4024
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_start=4027
+  _globals['_EXPORTSESSIONRESPONSE']._serialized_end=4199
+  _globals['_RUNSERVICE']._serialized_start=4361
+  _globals['_RUNSERVICE']._serialized_end=5324
+  _globals['_INPUTSERVICE']._serialized_start=5327
+  _globals['_INPUTSERVICE']._serialized_end=5526
+  _globals['_SESSIONSERVICE']._serialized_start=5529
+  _globals['_SESSIONSERVICE']._serialized_end=6153
 # @@protoc_insertion_point(module_scope)

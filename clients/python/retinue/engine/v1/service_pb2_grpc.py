@@ -65,6 +65,31 @@ class RunServiceStub(object):
                 request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/retinue.engine.v1.RunService/PauseRun',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/retinue.engine.v1.RunService/ResumeRun',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.RetryRun = channel.unary_unary(
+                '/retinue.engine.v1.RunService/RetryRun',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.RetryRunRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.RetryRunResponse.FromString,
+                _registered_method=True)
+        self.GetRunReport = channel.unary_unary(
+                '/retinue.engine.v1.RunService/GetRunReport',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetRunReportRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetRunReportResponse.FromString,
+                _registered_method=True)
+        self.GetBlob = channel.unary_unary(
+                '/retinue.engine.v1.RunService/GetBlob',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetBlobRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetBlobResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer(object):
@@ -118,6 +143,43 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseRun(self, request, context):
+        """Asks a run to stop at the next safe point: what is under way there ends
+        first. The answer comes once that is stored. A paused run holds nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Lets a paused run go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryRun(self, request, context):
+        """Starts a new run that goes on from the last good point of one that failed
+        or was cancelled, with the components as they are now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunReport(self, request, context):
+        """Returns what a run used, broken down, and what went wrong in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBlob(self, request, context):
+        """Returns the bytes of an attachment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +212,31 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.CancelRunRequest.FromString,
                     response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.PauseRunRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ResumeRunRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'RetryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRun,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.RetryRunRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'GetRunReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunReport,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetRunReportRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetRunReportResponse.SerializeToString,
+            ),
+            'GetBlob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBlob,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetBlobRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetBlobResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -325,6 +412,262 @@ class RunService(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.RunService/PauseRun',
+            retinue_dot_engine_dot_v1_dot_service__pb2.PauseRunRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.RunService/ResumeRun',
+            retinue_dot_engine_dot_v1_dot_service__pb2.ResumeRunRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.RunService/RetryRun',
+            retinue_dot_engine_dot_v1_dot_service__pb2.RetryRunRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.RunService/GetRunReport',
+            retinue_dot_engine_dot_v1_dot_service__pb2.GetRunReportRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.GetRunReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBlob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.RunService/GetBlob',
+            retinue_dot_engine_dot_v1_dot_service__pb2.GetBlobRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.GetBlobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class InputServiceStub(object):
+    """What runs ask people and other systems.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListInputs = channel.unary_unary(
+                '/retinue.engine.v1.InputService/ListInputs',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListInputsRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListInputsResponse.FromString,
+                _registered_method=True)
+        self.AnswerInput = channel.unary_unary(
+                '/retinue.engine.v1.InputService/AnswerInput',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.AnswerInputRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.AnswerInputResponse.FromString,
+                _registered_method=True)
+
+
+class InputServiceServicer(object):
+    """What runs ask people and other systems.
+    """
+
+    def ListInputs(self, request, context):
+        """Returns the requests for input of runs, the newest first, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnswerInput(self, request, context):
+        """Answers a request for input. The first answer counts, and is stored when
+        this returns; the same one again is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_InputServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListInputs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListInputs,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListInputsRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListInputsResponse.SerializeToString,
+            ),
+            'AnswerInput': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnswerInput,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.AnswerInputRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.AnswerInputResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'retinue.engine.v1.InputService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('retinue.engine.v1.InputService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class InputService(object):
+    """What runs ask people and other systems.
+    """
+
+    @staticmethod
+    def ListInputs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.InputService/ListInputs',
+            retinue_dot_engine_dot_v1_dot_service__pb2.ListInputsRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.ListInputsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerInput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.InputService/AnswerInput',
+            retinue_dot_engine_dot_v1_dot_service__pb2.AnswerInputRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.AnswerInputResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class SessionServiceStub(object):
     """Shows conversations.
@@ -350,6 +693,21 @@ class SessionServiceStub(object):
                 '/retinue.engine.v1.SessionService/ListSessionMessages',
                 request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListSessionMessagesRequest.SerializeToString,
                 response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListSessionMessagesResponse.FromString,
+                _registered_method=True)
+        self.UpdateSession = channel.unary_unary(
+                '/retinue.engine.v1.SessionService/UpdateSession',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.UpdateSessionRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.UpdateSessionResponse.FromString,
+                _registered_method=True)
+        self.DeleteSession = channel.unary_unary(
+                '/retinue.engine.v1.SessionService/DeleteSession',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.DeleteSessionRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.DeleteSessionResponse.FromString,
+                _registered_method=True)
+        self.ExportSession = channel.unary_stream(
+                '/retinue.engine.v1.SessionService/ExportSession',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ExportSessionRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ExportSessionResponse.FromString,
                 _registered_method=True)
 
 
@@ -378,6 +736,28 @@ class SessionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateSession(self, request, context):
+        """Changes a session's labels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSession(self, request, context):
+        """Deletes a session with all its runs, their events, inputs and attachments.
+        Refused with SESSION_BUSY while a run of it has not ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportSession(self, request, context):
+        """Streams a session: itself, then its messages, then its runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -395,6 +775,21 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.ListSessionMessages,
                     request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListSessionMessagesRequest.FromString,
                     response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListSessionMessagesResponse.SerializeToString,
+            ),
+            'UpdateSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSession,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.UpdateSessionRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.UpdateSessionResponse.SerializeToString,
+            ),
+            'DeleteSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSession,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.DeleteSessionRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.DeleteSessionResponse.SerializeToString,
+            ),
+            'ExportSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportSession,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ExportSessionRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ExportSessionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -479,6 +874,87 @@ class SessionService(object):
             '/retinue.engine.v1.SessionService/ListSessionMessages',
             retinue_dot_engine_dot_v1_dot_service__pb2.ListSessionMessagesRequest.SerializeToString,
             retinue_dot_engine_dot_v1_dot_service__pb2.ListSessionMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.SessionService/UpdateSession',
+            retinue_dot_engine_dot_v1_dot_service__pb2.UpdateSessionRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.UpdateSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.SessionService/DeleteSession',
+            retinue_dot_engine_dot_v1_dot_service__pb2.DeleteSessionRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.DeleteSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/retinue.engine.v1.SessionService/ExportSession',
+            retinue_dot_engine_dot_v1_dot_service__pb2.ExportSessionRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.ExportSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

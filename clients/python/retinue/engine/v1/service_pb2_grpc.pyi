@@ -54,6 +54,20 @@ class RunServiceStub:
     """Asks a run to end. The answer comes once that is stored; the run ends soon
     after. A run that has ended stays as it is.
     """
+    PauseRun: _grpc.UnaryUnaryMultiCallable[_service_pb2.PauseRunRequest, _service_pb2.PauseRunResponse]
+    """Asks a run to stop at the next safe point: what is under way there ends
+    first. The answer comes once that is stored. A paused run holds nothing.
+    """
+    ResumeRun: _grpc.UnaryUnaryMultiCallable[_service_pb2.ResumeRunRequest, _service_pb2.ResumeRunResponse]
+    """Lets a paused run go on."""
+    RetryRun: _grpc.UnaryUnaryMultiCallable[_service_pb2.RetryRunRequest, _service_pb2.RetryRunResponse]
+    """Starts a new run that goes on from the last good point of one that failed
+    or was cancelled, with the components as they are now.
+    """
+    GetRunReport: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetRunReportRequest, _service_pb2.GetRunReportResponse]
+    """Returns what a run used, broken down, and what went wrong in it."""
+    GetBlob: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetBlobRequest, _service_pb2.GetBlobResponse]
+    """Returns the bytes of an attachment."""
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -81,6 +95,20 @@ class RunServiceAsyncStub(RunServiceStub):
     """Asks a run to end. The answer comes once that is stored; the run ends soon
     after. A run that has ended stays as it is.
     """
+    PauseRun: _aio.UnaryUnaryMultiCallable[_service_pb2.PauseRunRequest, _service_pb2.PauseRunResponse]  # type: ignore[assignment]
+    """Asks a run to stop at the next safe point: what is under way there ends
+    first. The answer comes once that is stored. A paused run holds nothing.
+    """
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_service_pb2.ResumeRunRequest, _service_pb2.ResumeRunResponse]  # type: ignore[assignment]
+    """Lets a paused run go on."""
+    RetryRun: _aio.UnaryUnaryMultiCallable[_service_pb2.RetryRunRequest, _service_pb2.RetryRunResponse]  # type: ignore[assignment]
+    """Starts a new run that goes on from the last good point of one that failed
+    or was cancelled, with the components as they are now.
+    """
+    GetRunReport: _aio.UnaryUnaryMultiCallable[_service_pb2.GetRunReportRequest, _service_pb2.GetRunReportResponse]  # type: ignore[assignment]
+    """Returns what a run used, broken down, and what went wrong in it."""
+    GetBlob: _aio.UnaryUnaryMultiCallable[_service_pb2.GetBlobRequest, _service_pb2.GetBlobResponse]  # type: ignore[assignment]
+    """Returns the bytes of an attachment."""
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     """Starts runs, shows them, ends them."""
@@ -142,7 +170,100 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         after. A run that has ended stays as it is.
         """
 
+    @_abc_1.abstractmethod
+    def PauseRun(
+        self,
+        request: _service_pb2.PauseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.PauseRunResponse, _abc.Awaitable[_service_pb2.PauseRunResponse]]:
+        """Asks a run to stop at the next safe point: what is under way there ends
+        first. The answer comes once that is stored. A paused run holds nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _service_pb2.ResumeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.ResumeRunResponse, _abc.Awaitable[_service_pb2.ResumeRunResponse]]:
+        """Lets a paused run go on."""
+
+    @_abc_1.abstractmethod
+    def RetryRun(
+        self,
+        request: _service_pb2.RetryRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.RetryRunResponse, _abc.Awaitable[_service_pb2.RetryRunResponse]]:
+        """Starts a new run that goes on from the last good point of one that failed
+        or was cancelled, with the components as they are now.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunReport(
+        self,
+        request: _service_pb2.GetRunReportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.GetRunReportResponse, _abc.Awaitable[_service_pb2.GetRunReportResponse]]:
+        """Returns what a run used, broken down, and what went wrong in it."""
+
+    @_abc_1.abstractmethod
+    def GetBlob(
+        self,
+        request: _service_pb2.GetBlobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.GetBlobResponse, _abc.Awaitable[_service_pb2.GetBlobResponse]]:
+        """Returns the bytes of an attachment."""
+
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class InputServiceStub:
+    """What runs ask people and other systems."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> InputServiceAsyncStub: ...
+    ListInputs: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListInputsRequest, _service_pb2.ListInputsResponse]
+    """Returns the requests for input of runs, the newest first, page by page."""
+    AnswerInput: _grpc.UnaryUnaryMultiCallable[_service_pb2.AnswerInputRequest, _service_pb2.AnswerInputResponse]
+    """Answers a request for input. The first answer counts, and is stored when
+    this returns; the same one again is no error.
+    """
+
+@_typing.type_check_only
+class InputServiceAsyncStub(InputServiceStub):
+    """What runs ask people and other systems."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListInputs: _aio.UnaryUnaryMultiCallable[_service_pb2.ListInputsRequest, _service_pb2.ListInputsResponse]  # type: ignore[assignment]
+    """Returns the requests for input of runs, the newest first, page by page."""
+    AnswerInput: _aio.UnaryUnaryMultiCallable[_service_pb2.AnswerInputRequest, _service_pb2.AnswerInputResponse]  # type: ignore[assignment]
+    """Answers a request for input. The first answer counts, and is stored when
+    this returns; the same one again is no error.
+    """
+
+class InputServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What runs ask people and other systems."""
+
+    @_abc_1.abstractmethod
+    def ListInputs(
+        self,
+        request: _service_pb2.ListInputsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.ListInputsResponse, _abc.Awaitable[_service_pb2.ListInputsResponse]]:
+        """Returns the requests for input of runs, the newest first, page by page."""
+
+    @_abc_1.abstractmethod
+    def AnswerInput(
+        self,
+        request: _service_pb2.AnswerInputRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.AnswerInputResponse, _abc.Awaitable[_service_pb2.AnswerInputResponse]]:
+        """Answers a request for input. The first answer counts, and is stored when
+        this returns; the same one again is no error.
+        """
+
+def add_InputServiceServicer_to_server(servicer: InputServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class SessionServiceStub:
     """Shows conversations."""
@@ -157,6 +278,14 @@ class SessionServiceStub:
     """Returns sessions, the newest first, page by page."""
     ListSessionMessages: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListSessionMessagesRequest, _service_pb2.ListSessionMessagesResponse]
     """Returns a session's messages in their order, page by page."""
+    UpdateSession: _grpc.UnaryUnaryMultiCallable[_service_pb2.UpdateSessionRequest, _service_pb2.UpdateSessionResponse]
+    """Changes a session's labels."""
+    DeleteSession: _grpc.UnaryUnaryMultiCallable[_service_pb2.DeleteSessionRequest, _service_pb2.DeleteSessionResponse]
+    """Deletes a session with all its runs, their events, inputs and attachments.
+    Refused with SESSION_BUSY while a run of it has not ended.
+    """
+    ExportSession: _grpc.UnaryStreamMultiCallable[_service_pb2.ExportSessionRequest, _service_pb2.ExportSessionResponse]
+    """Streams a session: itself, then its messages, then its runs."""
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -169,6 +298,14 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Returns sessions, the newest first, page by page."""
     ListSessionMessages: _aio.UnaryUnaryMultiCallable[_service_pb2.ListSessionMessagesRequest, _service_pb2.ListSessionMessagesResponse]  # type: ignore[assignment]
     """Returns a session's messages in their order, page by page."""
+    UpdateSession: _aio.UnaryUnaryMultiCallable[_service_pb2.UpdateSessionRequest, _service_pb2.UpdateSessionResponse]  # type: ignore[assignment]
+    """Changes a session's labels."""
+    DeleteSession: _aio.UnaryUnaryMultiCallable[_service_pb2.DeleteSessionRequest, _service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
+    """Deletes a session with all its runs, their events, inputs and attachments.
+    Refused with SESSION_BUSY while a run of it has not ended.
+    """
+    ExportSession: _aio.UnaryStreamMultiCallable[_service_pb2.ExportSessionRequest, _service_pb2.ExportSessionResponse]  # type: ignore[assignment]
+    """Streams a session: itself, then its messages, then its runs."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows conversations."""
@@ -196,5 +333,31 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.ListSessionMessagesResponse, _abc.Awaitable[_service_pb2.ListSessionMessagesResponse]]:
         """Returns a session's messages in their order, page by page."""
+
+    @_abc_1.abstractmethod
+    def UpdateSession(
+        self,
+        request: _service_pb2.UpdateSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.UpdateSessionResponse, _abc.Awaitable[_service_pb2.UpdateSessionResponse]]:
+        """Changes a session's labels."""
+
+    @_abc_1.abstractmethod
+    def DeleteSession(
+        self,
+        request: _service_pb2.DeleteSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.DeleteSessionResponse, _abc.Awaitable[_service_pb2.DeleteSessionResponse]]:
+        """Deletes a session with all its runs, their events, inputs and attachments.
+        Refused with SESSION_BUSY while a run of it has not ended.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportSession(
+        self,
+        request: _service_pb2.ExportSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_service_pb2.ExportSessionResponse], _abc.AsyncIterator[_service_pb2.ExportSessionResponse]]:
+        """Streams a session: itself, then its messages, then its runs."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

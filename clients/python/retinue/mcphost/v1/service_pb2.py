@@ -22,36 +22,41 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from retinue.mcphost.v1 import server_request_pb2 as retinue_dot_mcphost_dot_v1_dot_server__request__pb2
 from retinue.mcphost.v1 import tool_pb2 as retinue_dot_mcphost_dot_v1_dot_tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n retinue/mcphost/v1/service.proto\x12\x12retinue.mcphost.v1\x1a\x1dretinue/mcphost/v1/tool.proto\"|\n\x10ListToolsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12.\n\x07servers\x18\x02 \x03(\x0b\x32\x1d.retinue.mcphost.v1.ServerRef\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x8a\x01\n\x11ListToolsResponse\x12\'\n\x05tools\x18\x01 \x03(\x0b\x32\x18.retinue.mcphost.v1.Tool\x12\x33\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32!.retinue.mcphost.v1.ServerFailure\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"=\n\x0f\x43\x61llToolRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.retinue.mcphost.v1.ToolCall\"\x84\x01\n\x10\x43\x61llToolResponse\x12\x34\n\x08progress\x18\x01 \x01(\x0b\x32 .retinue.mcphost.v1.ToolProgressH\x00\x12\x30\n\x06result\x18\x02 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolResultH\x00\x42\x08\n\x06update\"\x92\x01\n\x0fToolCallCommand\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12-\n\x05start\x18\x02 \x01(\x0b\x32\x1c.retinue.mcphost.v1.ToolCallH\x00\x12\x34\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\".retinue.mcphost.v1.CancelToolCallH\x00\x42\t\n\x07\x63ommand\"\x10\n\x0e\x43\x61ncelToolCall\"O\n\x16StreamToolCallsRequest\x12\x35\n\x08\x63ommands\x18\x01 \x03(\x0b\x32#.retinue.mcphost.v1.ToolCallCommand\"\xc3\x01\n\x0eToolCallUpdate\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .retinue.mcphost.v1.ToolProgressH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolResultH\x00\x12.\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.retinue.mcphost.v1.FailureH\x00\x42\x08\n\x06update\"1\n\x0cToolsChanged\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\"\x87\x01\n\x17StreamToolCallsResponse\x12\x33\n\x07updates\x18\x01 \x03(\x0b\x32\".retinue.mcphost.v1.ToolCallUpdate\x12\x37\n\rtools_changed\x18\x02 \x03(\x0b\x32 .retinue.mcphost.v1.ToolsChanged2\xb3\x02\n\x0eMcpHostService\x12X\n\tListTools\x12$.retinue.mcphost.v1.ListToolsRequest\x1a%.retinue.mcphost.v1.ListToolsResponse\x12W\n\x08\x43\x61llTool\x12#.retinue.mcphost.v1.CallToolRequest\x1a$.retinue.mcphost.v1.CallToolResponse0\x01\x12n\n\x0fStreamToolCalls\x12*.retinue.mcphost.v1.StreamToolCallsRequest\x1a+.retinue.mcphost.v1.StreamToolCallsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n retinue/mcphost/v1/service.proto\x12\x12retinue.mcphost.v1\x1a\'retinue/mcphost/v1/server_request.proto\x1a\x1dretinue/mcphost/v1/tool.proto\"|\n\x10ListToolsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12.\n\x07servers\x18\x02 \x03(\x0b\x32\x1d.retinue.mcphost.v1.ServerRef\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\x8a\x01\n\x11ListToolsResponse\x12\'\n\x05tools\x18\x01 \x03(\x0b\x32\x18.retinue.mcphost.v1.Tool\x12\x33\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32!.retinue.mcphost.v1.ServerFailure\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"=\n\x0f\x43\x61llToolRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.retinue.mcphost.v1.ToolCall\"\xfd\x01\n\x10\x43\x61llToolResponse\x12\x34\n\x08progress\x18\x01 \x01(\x0b\x32 .retinue.mcphost.v1.ToolProgressH\x00\x12\x30\n\x06result\x18\x02 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolResultH\x00\x12\x34\n\x07request\x18\x03 \x01(\x0b\x32!.retinue.mcphost.v1.ServerRequestH\x00\x12\x41\n\x0erequest_closed\x18\x04 \x01(\x0b\x32\'.retinue.mcphost.v1.ServerRequestClosedH\x00\x42\x08\n\x06update\"\x92\x01\n\x0fToolCallCommand\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12-\n\x05start\x18\x02 \x01(\x0b\x32\x1c.retinue.mcphost.v1.ToolCallH\x00\x12\x34\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\".retinue.mcphost.v1.CancelToolCallH\x00\x42\t\n\x07\x63ommand\"\x10\n\x0e\x43\x61ncelToolCall\"O\n\x16StreamToolCallsRequest\x12\x35\n\x08\x63ommands\x18\x01 \x03(\x0b\x32#.retinue.mcphost.v1.ToolCallCommand\"\xbc\x02\n\x0eToolCallUpdate\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .retinue.mcphost.v1.ToolProgressH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolResultH\x00\x12.\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.retinue.mcphost.v1.FailureH\x00\x12\x34\n\x07request\x18\x05 \x01(\x0b\x32!.retinue.mcphost.v1.ServerRequestH\x00\x12\x41\n\x0erequest_closed\x18\x06 \x01(\x0b\x32\'.retinue.mcphost.v1.ServerRequestClosedH\x00\x42\x08\n\x06update\"1\n\x0cToolsChanged\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\"\x87\x01\n\x17StreamToolCallsResponse\x12\x33\n\x07updates\x18\x01 \x03(\x0b\x32\".retinue.mcphost.v1.ToolCallUpdate\x12\x37\n\rtools_changed\x18\x02 \x03(\x0b\x32 .retinue.mcphost.v1.ToolsChanged\"\xed\x01\n\x1a\x41nswerServerRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12<\n\x0b\x65licitation\x18\x02 \x01(\x0b\x32%.retinue.mcphost.v1.ElicitationAnswerH\x00\x12\x36\n\x08sampling\x18\x03 \x01(\x0b\x32\".retinue.mcphost.v1.SamplingAnswerH\x00\x12;\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32(.retinue.mcphost.v1.ServerRequestFailureH\x00\x42\x08\n\x06\x61nswer\"\x1d\n\x1b\x41nswerServerRequestResponse2\xab\x03\n\x0eMcpHostService\x12X\n\tListTools\x12$.retinue.mcphost.v1.ListToolsRequest\x1a%.retinue.mcphost.v1.ListToolsResponse\x12W\n\x08\x43\x61llTool\x12#.retinue.mcphost.v1.CallToolRequest\x1a$.retinue.mcphost.v1.CallToolResponse0\x01\x12n\n\x0fStreamToolCalls\x12*.retinue.mcphost.v1.StreamToolCallsRequest\x1a+.retinue.mcphost.v1.StreamToolCallsResponse(\x01\x30\x01\x12v\n\x13\x41nswerServerRequest\x12..retinue.mcphost.v1.AnswerServerRequestRequest\x1a/.retinue.mcphost.v1.AnswerServerRequestResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'retinue.mcphost.v1.service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LISTTOOLSREQUEST']._serialized_start=87
-  _globals['_LISTTOOLSREQUEST']._serialized_end=211
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=214
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=352
-  _globals['_CALLTOOLREQUEST']._serialized_start=354
-  _globals['_CALLTOOLREQUEST']._serialized_end=415
-  _globals['_CALLTOOLRESPONSE']._serialized_start=418
-  _globals['_CALLTOOLRESPONSE']._serialized_end=550
-  _globals['_TOOLCALLCOMMAND']._serialized_start=553
-  _globals['_TOOLCALLCOMMAND']._serialized_end=699
-  _globals['_CANCELTOOLCALL']._serialized_start=701
-  _globals['_CANCELTOOLCALL']._serialized_end=717
-  _globals['_STREAMTOOLCALLSREQUEST']._serialized_start=719
-  _globals['_STREAMTOOLCALLSREQUEST']._serialized_end=798
-  _globals['_TOOLCALLUPDATE']._serialized_start=801
-  _globals['_TOOLCALLUPDATE']._serialized_end=996
-  _globals['_TOOLSCHANGED']._serialized_start=998
-  _globals['_TOOLSCHANGED']._serialized_end=1047
-  _globals['_STREAMTOOLCALLSRESPONSE']._serialized_start=1050
-  _globals['_STREAMTOOLCALLSRESPONSE']._serialized_end=1185
-  _globals['_MCPHOSTSERVICE']._serialized_start=1188
-  _globals['_MCPHOSTSERVICE']._serialized_end=1495
+  _globals['_LISTTOOLSREQUEST']._serialized_start=128
+  _globals['_LISTTOOLSREQUEST']._serialized_end=252
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=255
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=393
+  _globals['_CALLTOOLREQUEST']._serialized_start=395
+  _globals['_CALLTOOLREQUEST']._serialized_end=456
+  _globals['_CALLTOOLRESPONSE']._serialized_start=459
+  _globals['_CALLTOOLRESPONSE']._serialized_end=712
+  _globals['_TOOLCALLCOMMAND']._serialized_start=715
+  _globals['_TOOLCALLCOMMAND']._serialized_end=861
+  _globals['_CANCELTOOLCALL']._serialized_start=863
+  _globals['_CANCELTOOLCALL']._serialized_end=879
+  _globals['_STREAMTOOLCALLSREQUEST']._serialized_start=881
+  _globals['_STREAMTOOLCALLSREQUEST']._serialized_end=960
+  _globals['_TOOLCALLUPDATE']._serialized_start=963
+  _globals['_TOOLCALLUPDATE']._serialized_end=1279
+  _globals['_TOOLSCHANGED']._serialized_start=1281
+  _globals['_TOOLSCHANGED']._serialized_end=1330
+  _globals['_STREAMTOOLCALLSRESPONSE']._serialized_start=1333
+  _globals['_STREAMTOOLCALLSRESPONSE']._serialized_end=1468
+  _globals['_ANSWERSERVERREQUESTREQUEST']._serialized_start=1471
+  _globals['_ANSWERSERVERREQUESTREQUEST']._serialized_end=1708
+  _globals['_ANSWERSERVERREQUESTRESPONSE']._serialized_start=1710
+  _globals['_ANSWERSERVERREQUESTRESPONSE']._serialized_end=1739
+  _globals['_MCPHOSTSERVICE']._serialized_start=1742
+  _globals['_MCPHOSTSERVICE']._serialized_end=2169
 # @@protoc_insertion_point(module_scope)

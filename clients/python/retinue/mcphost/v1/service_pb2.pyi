@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from retinue.mcphost.v1 import server_request_pb2 as _server_request_pb2
 from retinue.mcphost.v1 import tool_pb2 as _tool_pb2
 import builtins as _builtins
 import sys
@@ -121,6 +122,8 @@ class CallToolResponse(_message.Message):
 
     PROGRESS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    REQUEST_CLOSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def progress(self) -> _tool_pb2.ToolProgress:
         """How far it is."""
@@ -129,17 +132,27 @@ class CallToolResponse(_message.Message):
     def result(self) -> _tool_pb2.ToolResult:
         """The answer; the last message."""
 
+    @_builtins.property
+    def request(self) -> _server_request_pb2.ServerRequest:
+        """What its server asks."""
+
+    @_builtins.property
+    def request_closed(self) -> _server_request_pb2.ServerRequestClosed:
+        """That a request needs no answer any more."""
+
     def __init__(
         self,
         *,
         progress: _tool_pb2.ToolProgress | None = ...,
         result: _tool_pb2.ToolResult | None = ...,
+        request: _server_request_pb2.ServerRequest | None = ...,
+        request_closed: _server_request_pb2.ServerRequestClosed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "result", b"result", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "request", b"request", "request_closed", b"request_closed", "result", b"result", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "result", b"result", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "request", b"request", "request_closed", b"request_closed", "result", b"result", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["progress", "result", "request", "request_closed"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 
@@ -232,6 +245,8 @@ class ToolCallUpdate(_message.Message):
     PROGRESS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    REQUEST_CLOSED_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """The caller's number of the call."""
     @_builtins.property
@@ -246,6 +261,14 @@ class ToolCallUpdate(_message.Message):
     def failure(self) -> _tool_pb2.Failure:
         """Why there is no answer."""
 
+    @_builtins.property
+    def request(self) -> _server_request_pb2.ServerRequest:
+        """What its server asks."""
+
+    @_builtins.property
+    def request_closed(self) -> _server_request_pb2.ServerRequestClosed:
+        """That a request needs no answer any more."""
+
     def __init__(
         self,
         *,
@@ -253,12 +276,14 @@ class ToolCallUpdate(_message.Message):
         progress: _tool_pb2.ToolProgress | None = ...,
         result: _tool_pb2.ToolResult | None = ...,
         failure: _tool_pb2.Failure | None = ...,
+        request: _server_request_pb2.ServerRequest | None = ...,
+        request_closed: _server_request_pb2.ServerRequestClosed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "progress", b"progress", "result", b"result", "update", b"update"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "progress", b"progress", "request", b"request", "request_closed", b"request_closed", "result", b"result", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "failure", b"failure", "progress", b"progress", "result", b"result", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "failure", b"failure", "progress", b"progress", "request", b"request", "request_closed", b"request_closed", "result", b"result", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["progress", "result", "failure"]  # noqa: Y015
+    _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["progress", "result", "failure", "request", "request_closed"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_update) -> _WhichOneofReturnType_update | None: ...
 
@@ -321,3 +346,64 @@ class StreamToolCallsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamToolCallsResponse: _TypeAlias = StreamToolCallsResponse  # noqa: Y015
+
+@_typing.final
+class AnswerServerRequestRequest(_message.Message):
+    """Answers what a server asked. An answer of another kind than the question is
+    INVALID_ARGUMENT, and the question stays open.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ELICITATION_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The ServerRequest's request_id."""
+    @_builtins.property
+    def elicitation(self) -> _server_request_pb2.ElicitationAnswer:
+        """To an elicitation."""
+
+    @_builtins.property
+    def sampling(self) -> _server_request_pb2.SamplingAnswer:
+        """To sampling."""
+
+    @_builtins.property
+    def failure(self) -> _server_request_pb2.ServerRequestFailure:
+        """To either: the server gets an error."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        elicitation: _server_request_pb2.ElicitationAnswer | None = ...,
+        sampling: _server_request_pb2.SamplingAnswer | None = ...,
+        failure: _server_request_pb2.ServerRequestFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "elicitation", b"elicitation", "failure", b"failure", "sampling", b"sampling"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "elicitation", b"elicitation", "failure", b"failure", "request_id", b"request_id", "sampling", b"sampling"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["elicitation", "sampling", "failure"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___AnswerServerRequestRequest: _TypeAlias = AnswerServerRequestRequest  # noqa: Y015
+
+@_typing.final
+class AnswerServerRequestResponse(_message.Message):
+    """Answers AnswerServerRequest. Empty: the server has been told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerServerRequestResponse: _TypeAlias = AnswerServerRequestResponse  # noqa: Y015

@@ -50,6 +50,11 @@ class McpHostServiceStub(object):
                 request_serializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.StreamToolCallsRequest.SerializeToString,
                 response_deserializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.StreamToolCallsResponse.FromString,
                 _registered_method=True)
+        self.AnswerServerRequest = channel.unary_unary(
+                '/retinue.mcphost.v1.McpHostService/AnswerServerRequest',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.AnswerServerRequestRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.AnswerServerRequestResponse.FromString,
+                _registered_method=True)
 
 
 class McpHostServiceServicer(object):
@@ -65,8 +70,8 @@ class McpHostServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CallTool(self, request, context):
-        """Calls one tool: progress as it comes, then exactly one result. Cancelling
-        the rpc cancels the MCP request.
+        """Calls one tool: progress and what its server asks as it comes, then exactly
+        one result. Cancelling the rpc cancels the MCP request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -76,6 +81,14 @@ class McpHostServiceServicer(object):
         """Many tool calls over one stream: what waits together travels together. It
         costs half of a CallTool each; engines use it. Ending the stream cancels
         the calls on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnswerServerRequest(self, request, context):
+        """Answers what a server asked in the middle of a call, once. It goes to the
+        host process that makes the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,6 +111,11 @@ def add_McpHostServiceServicer_to_server(servicer, server):
                     servicer.StreamToolCalls,
                     request_deserializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.StreamToolCallsRequest.FromString,
                     response_serializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.StreamToolCallsResponse.SerializeToString,
+            ),
+            'AnswerServerRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnswerServerRequest,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.AnswerServerRequestRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.AnswerServerRequestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +200,33 @@ class McpHostService(object):
             '/retinue.mcphost.v1.McpHostService/StreamToolCalls',
             retinue_dot_mcphost_dot_v1_dot_service__pb2.StreamToolCallsRequest.SerializeToString,
             retinue_dot_mcphost_dot_v1_dot_service__pb2.StreamToolCallsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerServerRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpHostService/AnswerServerRequest',
+            retinue_dot_mcphost_dot_v1_dot_service__pb2.AnswerServerRequestRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_service__pb2.AnswerServerRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,13 +38,17 @@ class McpHostServiceStub:
     server that fails is listed as such and harms no other.
     """
     CallTool: _grpc.UnaryStreamMultiCallable[_service_pb2.CallToolRequest, _service_pb2.CallToolResponse]
-    """Calls one tool: progress as it comes, then exactly one result. Cancelling
-    the rpc cancels the MCP request.
+    """Calls one tool: progress and what its server asks as it comes, then exactly
+    one result. Cancelling the rpc cancels the MCP request.
     """
     StreamToolCalls: _grpc.StreamStreamMultiCallable[_service_pb2.StreamToolCallsRequest, _service_pb2.StreamToolCallsResponse]
     """Many tool calls over one stream: what waits together travels together. It
     costs half of a CallTool each; engines use it. Ending the stream cancels
     the calls on it.
+    """
+    AnswerServerRequest: _grpc.UnaryUnaryMultiCallable[_service_pb2.AnswerServerRequestRequest, _service_pb2.AnswerServerRequestResponse]
+    """Answers what a server asked in the middle of a call, once. It goes to the
+    host process that makes the call.
     """
 
 @_typing.type_check_only
@@ -57,13 +61,17 @@ class McpHostServiceAsyncStub(McpHostServiceStub):
     server that fails is listed as such and harms no other.
     """
     CallTool: _aio.UnaryStreamMultiCallable[_service_pb2.CallToolRequest, _service_pb2.CallToolResponse]  # type: ignore[assignment]
-    """Calls one tool: progress as it comes, then exactly one result. Cancelling
-    the rpc cancels the MCP request.
+    """Calls one tool: progress and what its server asks as it comes, then exactly
+    one result. Cancelling the rpc cancels the MCP request.
     """
     StreamToolCalls: _aio.StreamStreamMultiCallable[_service_pb2.StreamToolCallsRequest, _service_pb2.StreamToolCallsResponse]  # type: ignore[assignment]
     """Many tool calls over one stream: what waits together travels together. It
     costs half of a CallTool each; engines use it. Ending the stream cancels
     the calls on it.
+    """
+    AnswerServerRequest: _aio.UnaryUnaryMultiCallable[_service_pb2.AnswerServerRequestRequest, _service_pb2.AnswerServerRequestResponse]  # type: ignore[assignment]
+    """Answers what a server asked in the middle of a call, once. It goes to the
+    host process that makes the call.
     """
 
 class McpHostServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -85,8 +93,8 @@ class McpHostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.CallToolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_service_pb2.CallToolResponse], _abc.AsyncIterator[_service_pb2.CallToolResponse]]:
-        """Calls one tool: progress as it comes, then exactly one result. Cancelling
-        the rpc cancels the MCP request.
+        """Calls one tool: progress and what its server asks as it comes, then exactly
+        one result. Cancelling the rpc cancels the MCP request.
         """
 
     @_abc_1.abstractmethod
@@ -98,6 +106,16 @@ class McpHostServiceServicer(metaclass=_abc_1.ABCMeta):
         """Many tool calls over one stream: what waits together travels together. It
         costs half of a CallTool each; engines use it. Ending the stream cancels
         the calls on it.
+        """
+
+    @_abc_1.abstractmethod
+    def AnswerServerRequest(
+        self,
+        request: _service_pb2.AnswerServerRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.AnswerServerRequestResponse, _abc.Awaitable[_service_pb2.AnswerServerRequestResponse]]:
+        """Answers what a server asked in the middle of a call, once. It goes to the
+        host process that makes the call.
         """
 
 def add_McpHostServiceServicer_to_server(servicer: McpHostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

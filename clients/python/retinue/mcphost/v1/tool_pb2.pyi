@@ -242,6 +242,8 @@ class ToolCall(_message.Message):
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    ACCEPTS_ELICITATION_FIELD_NUMBER: _builtins.int
+    ACCEPTS_SAMPLING_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """`default` where it is empty."""
     tool: _builtins.str
@@ -258,6 +260,14 @@ class ToolCall(_message.Message):
     """The trace that the call belongs to, as in W3C's `traceparent` header; a
     stream of calls has one header for all. Empty where there is none.
     """
+    accepts_elicitation: _builtins.bool
+    """Whether the caller answers elicitations; where not, they are declined at
+    once.
+    """
+    accepts_sampling: _builtins.bool
+    """Whether the caller answers sampling, where the server's component allows
+    that; where not, it is refused at once.
+    """
     @_builtins.property
     def server(self) -> Global___ServerRef:
         """The server that has the tool."""
@@ -272,10 +282,12 @@ class ToolCall(_message.Message):
         idempotency_key: _builtins.str = ...,
         run_id: _builtins.str = ...,
         traceparent: _builtins.str = ...,
+        accepts_elicitation: _builtins.bool = ...,
+        accepts_sampling: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "idempotency_key", b"idempotency_key", "namespace", b"namespace", "run_id", b"run_id", "server", b"server", "tool", b"tool", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_elicitation", b"accepts_elicitation", "accepts_sampling", b"accepts_sampling", "arguments_json", b"arguments_json", "idempotency_key", b"idempotency_key", "namespace", b"namespace", "run_id", b"run_id", "server", b"server", "tool", b"tool", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,15 +26,25 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from retinue.registry.v1 import llm_pb2 as retinue_dot_registry_dot_v1_dot_llm__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/registry/v1/agent.proto\x12\x13retinue.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dretinue/registry/v1/llm.proto\"\x9c\x03\n\tAgentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0b\n\x03llm\x18\x02 \x01(\t\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\x13\n\x0bmcp_servers\x18\x04 \x03(\t\x12;\n\ngeneration\x18\x05 \x01(\x0b\x32\'.retinue.registry.v1.GenerationSettings\x12\x1b\n\x0emax_iterations\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x1d\n\x10tool_concurrency\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\x0finclude_history\x18\x08 \x01(\x08H\x02\x88\x01\x01\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rfallback_llms\x18\n \x03(\t\x12+\n\x06\x62udget\x18\x0b \x01(\x0b\x32\x1b.retinue.registry.v1.BudgetB\x11\n\x0f_max_iterationsB\x13\n\x11_tool_concurrencyB\x12\n\x10_include_history\"\x96\x01\n\x06\x42udget\x12\x17\n\nmax_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_cost_nano_usd\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0emax_tool_calls\x18\x03 \x01(\x05H\x02\x88\x01\x01\x42\r\n\x0b_max_tokensB\x14\n\x12_max_cost_nano_usdB\x11\n\x0f_max_tool_callsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/registry/v1/agent.proto\x12\x13retinue.registry.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1dretinue/registry/v1/llm.proto\"\x8b\x07\n\tAgentSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x0b\n\x03llm\x18\x02 \x01(\t\x12\x15\n\rsystem_prompt\x18\x03 \x01(\t\x12\x13\n\x0bmcp_servers\x18\x04 \x03(\t\x12;\n\ngeneration\x18\x05 \x01(\x0b\x32\'.retinue.registry.v1.GenerationSettings\x12\x1b\n\x0emax_iterations\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x1d\n\x10tool_concurrency\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x1c\n\x0finclude_history\x18\x08 \x01(\x08H\x02\x88\x01\x01\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rfallback_llms\x18\n \x03(\t\x12+\n\x06\x62udget\x18\x0b \x01(\x0b\x32\x1b.retinue.registry.v1.Budget\x12\x0e\n\x06\x61gents\x18\x0c \x03(\t\x12\x36\n\rtool_policies\x18\r \x03(\x0b\x32\x1f.retinue.registry.v1.ToolPolicy\x12\x15\n\x08\x61sk_user\x18\x0e \x01(\x08H\x03\x88\x01\x01\x12\x1a\n\x12output_schema_json\x18\x0f \x01(\t\x12\x18\n\x0bmax_repairs\x18\x10 \x01(\x05H\x04\x88\x01\x01\x12\x33\n\x0esession_budget\x18\x11 \x01(\x0b\x32\x1b.retinue.registry.v1.Budget\x12\x1f\n\x12max_context_tokens\x18\x12 \x01(\x03H\x05\x88\x01\x01\x12\x18\n\x0bstall_after\x18\x13 \x01(\x05H\x06\x88\x01\x01\x12@\n\tvariables\x18\x14 \x03(\x0b\x32-.retinue.registry.v1.AgentSpec.VariablesEntry\x12\x30\n\rinput_timeout\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x1a\x30\n\x0eVariablesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_max_iterationsB\x13\n\x11_tool_concurrencyB\x12\n\x10_include_historyB\x0b\n\t_ask_userB\x0e\n\x0c_max_repairsB\x15\n\x13_max_context_tokensB\x0e\n\x0c_stall_after\"\x9a\x01\n\nToolPolicy\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\x0c\n\x04tool\x18\x02 \x01(\t\x12\x33\n\x08\x61pproval\x18\x03 \x01(\x0e\x32!.retinue.registry.v1.ToolApproval\x12\x39\n\x0binterrupted\x18\x04 \x01(\x0e\x32$.retinue.registry.v1.InterruptedCall\"\xed\x01\n\x06\x42udget\x12\x17\n\nmax_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_cost_nano_usd\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x1b\n\x0emax_tool_calls\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x16\n\tmax_turns\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12/\n\x0cmax_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\n\x0b_max_tokensB\x14\n\x12_max_cost_nano_usdB\x11\n\x0f_max_tool_callsB\x0c\n\n_max_turns*\x7f\n\x0cToolApproval\x12\x1d\n\x19TOOL_APPROVAL_UNSPECIFIED\x10\x00\x12\x17\n\x13TOOL_APPROVAL_NEVER\x10\x01\x12\x18\n\x14TOOL_APPROVAL_ALWAYS\x10\x02\x12\x1d\n\x19TOOL_APPROVAL_DESTRUCTIVE\x10\x03*\x85\x01\n\x0fInterruptedCall\x12 \n\x1cINTERRUPTED_CALL_UNSPECIFIED\x10\x00\x12\x1b\n\x17INTERRUPTED_CALL_REPEAT\x10\x01\x12\x18\n\x14INTERRUPTED_CALL_ASK\x10\x02\x12\x19\n\x15INTERRUPTED_CALL_FAIL\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'retinue.registry.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_AGENTSPEC_VARIABLESENTRY']._loaded_options = None
+  _globals['_AGENTSPEC_VARIABLESENTRY']._serialized_options = b'8\001'
+  _globals['_TOOLAPPROVAL']._serialized_start=1426
+  _globals['_TOOLAPPROVAL']._serialized_end=1553
+  _globals['_INTERRUPTEDCALL']._serialized_start=1556
+  _globals['_INTERRUPTEDCALL']._serialized_end=1689
   _globals['_AGENTSPEC']._serialized_start=120
-  _globals['_AGENTSPEC']._serialized_end=532
-  _globals['_BUDGET']._serialized_start=535
-  _globals['_BUDGET']._serialized_end=685
+  _globals['_AGENTSPEC']._serialized_end=1027
+  _globals['_AGENTSPEC_VARIABLESENTRY']._serialized_start=851
+  _globals['_AGENTSPEC_VARIABLESENTRY']._serialized_end=899
+  _globals['_TOOLPOLICY']._serialized_start=1030
+  _globals['_TOOLPOLICY']._serialized_end=1184
+  _globals['_BUDGET']._serialized_start=1187
+  _globals['_BUDGET']._serialized_end=1424
 # @@protoc_insertion_point(module_scope)

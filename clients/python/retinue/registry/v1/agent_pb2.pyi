@@ -8,23 +8,110 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from retinue.registry.v1 import llm_pb2 as _llm_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
 
-if sys.version_info >= (3, 10):
-    from typing import TypeAlias as _TypeAlias
+if sys.version_info >= (3, 11):
+    from typing import TypeAlias as _TypeAlias, Never as _Never
 else:
-    from typing_extensions import TypeAlias as _TypeAlias
+    from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ToolApproval:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolApprovalEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolApproval.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_APPROVAL_UNSPECIFIED: _ToolApproval.ValueType  # 0
+    """The same as never."""
+    TOOL_APPROVAL_NEVER: _ToolApproval.ValueType  # 1
+    """It is called at once."""
+    TOOL_APPROVAL_ALWAYS: _ToolApproval.ValueType  # 2
+    """Each call waits for approval."""
+    TOOL_APPROVAL_DESTRUCTIVE: _ToolApproval.ValueType  # 3
+    """Calls wait unless the server declares the tool read-only or not
+    destructive.
+    """
+
+class ToolApproval(_ToolApproval, metaclass=_ToolApprovalEnumTypeWrapper):
+    """When a tool call needs a person's approval."""
+
+TOOL_APPROVAL_UNSPECIFIED: ToolApproval.ValueType  # 0
+"""The same as never."""
+TOOL_APPROVAL_NEVER: ToolApproval.ValueType  # 1
+"""It is called at once."""
+TOOL_APPROVAL_ALWAYS: ToolApproval.ValueType  # 2
+"""Each call waits for approval."""
+TOOL_APPROVAL_DESTRUCTIVE: ToolApproval.ValueType  # 3
+"""Calls wait unless the server declares the tool read-only or not
+destructive.
+"""
+Global___ToolApproval: _TypeAlias = ToolApproval  # noqa: Y015
+
+class _InterruptedCall:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _InterruptedCallEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InterruptedCall.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    INTERRUPTED_CALL_UNSPECIFIED: _InterruptedCall.ValueType  # 0
+    """Repeat where the server declares the tool read-only or idempotent, else
+    ask.
+    """
+    INTERRUPTED_CALL_REPEAT: _InterruptedCall.ValueType  # 1
+    """It is made again, with the same idempotency key."""
+    INTERRUPTED_CALL_ASK: _InterruptedCall.ValueType  # 2
+    """The run waits until a person decides."""
+    INTERRUPTED_CALL_FAIL: _InterruptedCall.ValueType  # 3
+    """The run fails."""
+
+class InterruptedCall(_InterruptedCall, metaclass=_InterruptedCallEnumTypeWrapper):
+    """What happens to a tool call that was under way when the engine stopped: it
+    may have happened.
+    """
+
+INTERRUPTED_CALL_UNSPECIFIED: InterruptedCall.ValueType  # 0
+"""Repeat where the server declares the tool read-only or idempotent, else
+ask.
+"""
+INTERRUPTED_CALL_REPEAT: InterruptedCall.ValueType  # 1
+"""It is made again, with the same idempotency key."""
+INTERRUPTED_CALL_ASK: InterruptedCall.ValueType  # 2
+"""The run waits until a person decides."""
+INTERRUPTED_CALL_FAIL: InterruptedCall.ValueType  # 3
+"""The run fails."""
+Global___InterruptedCall: _TypeAlias = InterruptedCall  # noqa: Y015
 
 @_typing.final
 class AgentSpec(_message.Message):
     """An LLM with instructions and tools."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VariablesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LLM_FIELD_NUMBER: _builtins.int
@@ -37,6 +124,16 @@ class AgentSpec(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     FALLBACK_LLMS_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    TOOL_POLICIES_FIELD_NUMBER: _builtins.int
+    ASK_USER_FIELD_NUMBER: _builtins.int
+    OUTPUT_SCHEMA_JSON_FIELD_NUMBER: _builtins.int
+    MAX_REPAIRS_FIELD_NUMBER: _builtins.int
+    SESSION_BUDGET_FIELD_NUMBER: _builtins.int
+    MAX_CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    STALL_AFTER_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    INPUT_TIMEOUT_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people, and for models that call it as a tool."""
     llm: _builtins.str
@@ -52,6 +149,26 @@ class AgentSpec(_message.Message):
     include_history: _builtins.bool
     """Whether a run begins with the earlier messages of its session; true where
     it is not set.
+    """
+    ask_user: _builtins.bool
+    """Whether it may ask the person who started the run, with a tool `ask_user`;
+    false where it is not set.
+    """
+    output_schema_json: _builtins.str
+    """JSON Schema (2020-12) of its answer, as JSON; empty: its answer is text."""
+    max_repairs: _builtins.int
+    """How often the model is told what is wrong with an answer that does not fit
+    the schema, 0 to 20; 2 where it is not set.
+    """
+    max_context_tokens: _builtins.int
+    """Most tokens that the model is sent, as the engine estimates them, at least
+    256. The oldest messages are left out to stay below. No limit where it is
+    not set.
+    """
+    stall_after: _builtins.int
+    """How often in a row the model may ask for the same calls with the same
+    arguments, 2 to 1000, before it is told so; when it goes on, the run fails.
+    5 where it is not set.
     """
     @_builtins.property
     def mcp_servers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -75,6 +192,35 @@ class AgentSpec(_message.Message):
     def budget(self) -> Global___Budget:
         """What one run may use; no limits where it is not set."""
 
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of agents that it may call as tools. Such a call is a run of its own
+        inside the caller's.
+        """
+
+    @_builtins.property
+    def tool_policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolPolicy]:
+        """Rules for single tools; of those that fit a tool the first holds."""
+
+    @_builtins.property
+    def session_budget(self) -> Global___Budget:
+        """What all runs of one session may use together; no limits where it is not
+        set.
+        """
+
+    @_builtins.property
+    def variables(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of the variables in system_prompt, which is a Jinja2 template where
+        variables are set here or in the run. A value is data: what looks like a
+        template in it stays as it is.
+        """
+
+    @_builtins.property
+    def input_timeout(self) -> _duration_pb2.Duration:
+        """How long an approval or a question waits for its answer; a day where it is
+        not set.
+        """
+
     def __init__(
         self,
         *,
@@ -89,25 +235,87 @@ class AgentSpec(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         fallback_llms: _abc.Iterable[_builtins.str] | None = ...,
         budget: Global___Budget | None = ...,
+        agents: _abc.Iterable[_builtins.str] | None = ...,
+        tool_policies: _abc.Iterable[Global___ToolPolicy] | None = ...,
+        ask_user: _builtins.bool | None = ...,
+        output_schema_json: _builtins.str = ...,
+        max_repairs: _builtins.int | None = ...,
+        session_budget: Global___Budget | None = ...,
+        max_context_tokens: _builtins.int | None = ...,
+        stall_after: _builtins.int | None = ...,
+        variables: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        input_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "max_iterations", b"max_iterations", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user", "_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_stall_after", b"_stall_after", "_tool_concurrency", b"_tool_concurrency", "ask_user", b"ask_user", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "input_timeout", b"input_timeout", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "session_budget", b"session_budget", "stall_after", b"stall_after", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_history", b"_include_history", "_max_iterations", b"_max_iterations", "_tool_concurrency", b"_tool_concurrency", "budget", b"budget", "description", b"description", "fallback_llms", b"fallback_llms", "generation", b"generation", "include_history", b"include_history", "llm", b"llm", "max_iterations", b"max_iterations", "mcp_servers", b"mcp_servers", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user", "_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_stall_after", b"_stall_after", "_tool_concurrency", b"_tool_concurrency", "agents", b"agents", "ask_user", b"ask_user", "budget", b"budget", "description", b"description", "fallback_llms", b"fallback_llms", "generation", b"generation", "include_history", b"include_history", "input_timeout", b"input_timeout", "llm", b"llm", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "mcp_servers", b"mcp_servers", "output_schema_json", b"output_schema_json", "session_budget", b"session_budget", "stall_after", b"stall_after", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency", "tool_policies", b"tool_policies", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ask_user: _TypeAlias = _typing.Literal["ask_user"]  # noqa: Y015
+    _WhichOneofArgType__ask_user: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user"]  # noqa: Y015
     _WhichOneofReturnType__include_history: _TypeAlias = _typing.Literal["include_history"]  # noqa: Y015
     _WhichOneofArgType__include_history: _TypeAlias = _typing.Literal["_include_history", b"_include_history"]  # noqa: Y015
+    _WhichOneofReturnType__max_context_tokens: _TypeAlias = _typing.Literal["max_context_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_context_tokens: _TypeAlias = _typing.Literal["_max_context_tokens", b"_max_context_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_iterations: _TypeAlias = _typing.Literal["max_iterations"]  # noqa: Y015
     _WhichOneofArgType__max_iterations: _TypeAlias = _typing.Literal["_max_iterations", b"_max_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__max_repairs: _TypeAlias = _typing.Literal["max_repairs"]  # noqa: Y015
+    _WhichOneofArgType__max_repairs: _TypeAlias = _typing.Literal["_max_repairs", b"_max_repairs"]  # noqa: Y015
+    _WhichOneofReturnType__stall_after: _TypeAlias = _typing.Literal["stall_after"]  # noqa: Y015
+    _WhichOneofArgType__stall_after: _TypeAlias = _typing.Literal["_stall_after", b"_stall_after"]  # noqa: Y015
     _WhichOneofReturnType__tool_concurrency: _TypeAlias = _typing.Literal["tool_concurrency"]  # noqa: Y015
     _WhichOneofArgType__tool_concurrency: _TypeAlias = _typing.Literal["_tool_concurrency", b"_tool_concurrency"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ask_user) -> _WhichOneofReturnType__ask_user | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__include_history) -> _WhichOneofReturnType__include_history | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_context_tokens) -> _WhichOneofReturnType__max_context_tokens | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iterations) -> _WhichOneofReturnType__max_iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_repairs) -> _WhichOneofReturnType__max_repairs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stall_after) -> _WhichOneofReturnType__stall_after | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_concurrency) -> _WhichOneofReturnType__tool_concurrency | None: ...
 
 Global___AgentSpec: _TypeAlias = AgentSpec  # noqa: Y015
+
+@_typing.final
+class ToolPolicy(_message.Message):
+    """A rule for some of an agent's tools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    INTERRUPTED_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """The server whose tools are meant, by its exact name; all where it is empty."""
+    tool: _builtins.str
+    """The tools that are meant: a name, or a pattern with `*` and `?`; all where
+    it is empty.
+    """
+    approval: Global___ToolApproval.ValueType
+    """Whether calls wait for a person."""
+    interrupted: Global___InterruptedCall.ValueType
+    """What happens to a call that an engine's stop cut off."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        approval: Global___ToolApproval.ValueType = ...,
+        interrupted: Global___InterruptedCall.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "interrupted", b"interrupted", "server", b"server", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolPolicy: _TypeAlias = ToolPolicy  # noqa: Y015
 
 @_typing.final
 class Budget(_message.Message):
@@ -120,6 +328,8 @@ class Budget(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_COST_NANO_USD_FIELD_NUMBER: _builtins.int
     MAX_TOOL_CALLS_FIELD_NUMBER: _builtins.int
+    MAX_TURNS_FIELD_NUMBER: _builtins.int
+    MAX_DURATION_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
     """Most input and output tokens of all LLM calls together, at least 1."""
     max_cost_nano_usd: _builtins.int
@@ -128,16 +338,24 @@ class Budget(_message.Message):
     """
     max_tool_calls: _builtins.int
     """Most tool calls, at least 0."""
+    max_turns: _builtins.int
+    """Most LLM calls that are answered, at least 1."""
+    @_builtins.property
+    def max_duration(self) -> _duration_pb2.Duration:
+        """Longest time from acceptance on, waiting for people left out."""
+
     def __init__(
         self,
         *,
         max_tokens: _builtins.int | None = ...,
         max_cost_nano_usd: _builtins.int | None = ...,
         max_tool_calls: _builtins.int | None = ...,
+        max_turns: _builtins.int | None = ...,
+        max_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "_max_tokens", b"_max_tokens", "_max_tool_calls", b"_max_tool_calls", "max_cost_nano_usd", b"max_cost_nano_usd", "max_tokens", b"max_tokens", "max_tool_calls", b"max_tool_calls"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "_max_tokens", b"_max_tokens", "_max_tool_calls", b"_max_tool_calls", "_max_turns", b"_max_turns", "max_cost_nano_usd", b"max_cost_nano_usd", "max_duration", b"max_duration", "max_tokens", b"max_tokens", "max_tool_calls", b"max_tool_calls", "max_turns", b"max_turns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "_max_tokens", b"_max_tokens", "_max_tool_calls", b"_max_tool_calls", "max_cost_nano_usd", b"max_cost_nano_usd", "max_tokens", b"max_tokens", "max_tool_calls", b"max_tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd", "_max_tokens", b"_max_tokens", "_max_tool_calls", b"_max_tool_calls", "_max_turns", b"_max_turns", "max_cost_nano_usd", b"max_cost_nano_usd", "max_duration", b"max_duration", "max_tokens", b"max_tokens", "max_tool_calls", b"max_tool_calls", "max_turns", b"max_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_cost_nano_usd: _TypeAlias = _typing.Literal["max_cost_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__max_cost_nano_usd: _TypeAlias = _typing.Literal["_max_cost_nano_usd", b"_max_cost_nano_usd"]  # noqa: Y015
@@ -145,11 +363,15 @@ class Budget(_message.Message):
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType__max_tool_calls: _TypeAlias = _typing.Literal["max_tool_calls"]  # noqa: Y015
     _WhichOneofArgType__max_tool_calls: _TypeAlias = _typing.Literal["_max_tool_calls", b"_max_tool_calls"]  # noqa: Y015
+    _WhichOneofReturnType__max_turns: _TypeAlias = _typing.Literal["max_turns"]  # noqa: Y015
+    _WhichOneofArgType__max_turns: _TypeAlias = _typing.Literal["_max_turns", b"_max_turns"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_cost_nano_usd) -> _WhichOneofReturnType__max_cost_nano_usd | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tool_calls) -> _WhichOneofReturnType__max_tool_calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_turns) -> _WhichOneofReturnType__max_turns | None: ...
 
 Global___Budget: _TypeAlias = Budget  # noqa: Y015

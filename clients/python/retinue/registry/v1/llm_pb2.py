@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dretinue/registry/v1/llm.proto\x12\x13retinue.registry.v1\x1a\x1egoogle/protobuf/duration.proto\"\xbc\x01\n\x12GenerationSettings\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_max_output_tokensB\x07\n\x05_seed\"\xf2\x01\n\x08LlmPrice\x12\'\n\x1ainput_nano_usd_per_million\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12(\n\x1boutput_nano_usd_per_million\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12.\n!cached_input_nano_usd_per_million\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x1d\n\x1b_input_nano_usd_per_millionB\x1e\n\x1c_output_nano_usd_per_millionB$\n\"_cached_input_nano_usd_per_million\"\xe7\x03\n\x07LlmSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x32\n\x08protocol\x18\x03 \x01(\x0e\x32 .retinue.registry.v1.LlmProtocol\x12\x34\n\ttransport\x18\x04 \x01(\x0e\x32!.retinue.registry.v1.LlmTransport\x12\x10\n\x08\x62\x61se_url\x18\x05 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x06 \x01(\t\x12:\n\x07headers\x18\x07 \x03(\x0b\x32).retinue.registry.v1.LlmSpec.HeadersEntry\x12;\n\ngeneration\x18\x08 \x01(\x0b\x32\'.retinue.registry.v1.GenerationSettings\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x05price\x18\n \x01(\x0b\x32\x1d.retinue.registry.v1.LlmPrice\x12\x18\n\x0bmax_retries\x18\x0b \x01(\x05H\x00\x88\x01\x01\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_max_retries*I\n\x0bLlmProtocol\x12\x1c\n\x18LLM_PROTOCOL_UNSPECIFIED\x10\x00\x12\x1c\n\x18LLM_PROTOCOL_OPENAI_CHAT\x10\x01*z\n\x0cLlmTransport\x12\x1d\n\x19LLM_TRANSPORT_UNSPECIFIED\x10\x00\x12\x16\n\x12LLM_TRANSPORT_AUTO\x10\x01\x12\x18\n\x14LLM_TRANSPORT_DIRECT\x10\x02\x12\x19\n\x15LLM_TRANSPORT_LITELLM\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dretinue/registry/v1/llm.proto\x12\x13retinue.registry.v1\x1a\x1egoogle/protobuf/duration.proto\"\xbc\x01\n\x12GenerationSettings\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x03 \x01(\x03H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\tB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x14\n\x12_max_output_tokensB\x07\n\x05_seed\"\xf2\x01\n\x08LlmPrice\x12\'\n\x1ainput_nano_usd_per_million\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12(\n\x1boutput_nano_usd_per_million\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12.\n!cached_input_nano_usd_per_million\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\x1d\n\x1b_input_nano_usd_per_millionB\x1e\n\x1c_output_nano_usd_per_millionB$\n\"_cached_input_nano_usd_per_million\"\xac\x04\n\x07LlmSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x32\n\x08protocol\x18\x03 \x01(\x0e\x32 .retinue.registry.v1.LlmProtocol\x12\x34\n\ttransport\x18\x04 \x01(\x0e\x32!.retinue.registry.v1.LlmTransport\x12\x10\n\x08\x62\x61se_url\x18\x05 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x06 \x01(\t\x12:\n\x07headers\x18\x07 \x03(\x0b\x32).retinue.registry.v1.LlmSpec.HeadersEntry\x12;\n\ngeneration\x18\x08 \x01(\x0b\x32\'.retinue.registry.v1.GenerationSettings\x12*\n\x07timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x05price\x18\n \x01(\x0b\x32\x1d.retinue.registry.v1.LlmPrice\x12\x18\n\x0bmax_retries\x18\x0b \x01(\x05H\x00\x88\x01\x01\x12\x43\n\x11structured_output\x18\x0c \x01(\x0e\x32(.retinue.registry.v1.LlmStructuredOutput\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_max_retries*I\n\x0bLlmProtocol\x12\x1c\n\x18LLM_PROTOCOL_UNSPECIFIED\x10\x00\x12\x1c\n\x18LLM_PROTOCOL_OPENAI_CHAT\x10\x01*z\n\x0cLlmTransport\x12\x1d\n\x19LLM_TRANSPORT_UNSPECIFIED\x10\x00\x12\x16\n\x12LLM_TRANSPORT_AUTO\x10\x01\x12\x18\n\x14LLM_TRANSPORT_DIRECT\x10\x02\x12\x19\n\x15LLM_TRANSPORT_LITELLM\x10\x03*\xa5\x01\n\x13LlmStructuredOutput\x12%\n!LLM_STRUCTURED_OUTPUT_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLLM_STRUCTURED_OUTPUT_AUTO\x10\x01\x12 \n\x1cLLM_STRUCTURED_OUTPUT_NATIVE\x10\x02\x12%\n!LLM_STRUCTURED_OUTPUT_INSTRUCTION\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LLMSPEC_HEADERSENTRY']._loaded_options = None
   _globals['_LLMSPEC_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_LLMPROTOCOL']._serialized_start=1012
-  _globals['_LLMPROTOCOL']._serialized_end=1085
-  _globals['_LLMTRANSPORT']._serialized_start=1087
-  _globals['_LLMTRANSPORT']._serialized_end=1209
+  _globals['_LLMPROTOCOL']._serialized_start=1081
+  _globals['_LLMPROTOCOL']._serialized_end=1154
+  _globals['_LLMTRANSPORT']._serialized_start=1156
+  _globals['_LLMTRANSPORT']._serialized_end=1278
+  _globals['_LLMSTRUCTUREDOUTPUT']._serialized_start=1281
+  _globals['_LLMSTRUCTUREDOUTPUT']._serialized_end=1446
   _globals['_GENERATIONSETTINGS']._serialized_start=87
   _globals['_GENERATIONSETTINGS']._serialized_end=275
   _globals['_LLMPRICE']._serialized_start=278
   _globals['_LLMPRICE']._serialized_end=520
   _globals['_LLMSPEC']._serialized_start=523
-  _globals['_LLMSPEC']._serialized_end=1010
-  _globals['_LLMSPEC_HEADERSENTRY']._serialized_start=948
-  _globals['_LLMSPEC_HEADERSENTRY']._serialized_end=994
+  _globals['_LLMSPEC']._serialized_end=1079
+  _globals['_LLMSPEC_HEADERSENTRY']._serialized_start=1017
+  _globals['_LLMSPEC_HEADERSENTRY']._serialized_end=1063
 # @@protoc_insertion_point(module_scope)

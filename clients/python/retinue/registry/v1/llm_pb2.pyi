@@ -68,6 +68,38 @@ LLM_TRANSPORT_LITELLM: LlmTransport.ValueType  # 3
 """The litellm library; every provider that it knows."""
 Global___LlmTransport: _TypeAlias = LlmTransport  # noqa: Y015
 
+class _LlmStructuredOutput:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LlmStructuredOutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LlmStructuredOutput.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LLM_STRUCTURED_OUTPUT_UNSPECIFIED: _LlmStructuredOutput.ValueType  # 0
+    """The same as auto."""
+    LLM_STRUCTURED_OUTPUT_AUTO: _LlmStructuredOutput.ValueType  # 1
+    """Native where the model is known to have it: on the direct transport, and on
+    litellm where its table says so. Else by instruction.
+    """
+    LLM_STRUCTURED_OUTPUT_NATIVE: _LlmStructuredOutput.ValueType  # 2
+    """By the provider's own mode, `response_format`."""
+    LLM_STRUCTURED_OUTPUT_INSTRUCTION: _LlmStructuredOutput.ValueType  # 3
+    """By an instruction at the end of the system prompt."""
+
+class LlmStructuredOutput(_LlmStructuredOutput, metaclass=_LlmStructuredOutputEnumTypeWrapper):
+    """How a model is made to answer in JSON of a given schema."""
+
+LLM_STRUCTURED_OUTPUT_UNSPECIFIED: LlmStructuredOutput.ValueType  # 0
+"""The same as auto."""
+LLM_STRUCTURED_OUTPUT_AUTO: LlmStructuredOutput.ValueType  # 1
+"""Native where the model is known to have it: on the direct transport, and on
+litellm where its table says so. Else by instruction.
+"""
+LLM_STRUCTURED_OUTPUT_NATIVE: LlmStructuredOutput.ValueType  # 2
+"""By the provider's own mode, `response_format`."""
+LLM_STRUCTURED_OUTPUT_INSTRUCTION: LlmStructuredOutput.ValueType  # 3
+"""By an instruction at the end of the system prompt."""
+Global___LlmStructuredOutput: _TypeAlias = LlmStructuredOutput  # noqa: Y015
+
 @_typing.final
 class GenerationSettings(_message.Message):
     """How a model writes. A field that is not set leaves the choice to the next
@@ -207,6 +239,7 @@ class LlmSpec(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
     MAX_RETRIES_FIELD_NUMBER: _builtins.int
+    STRUCTURED_OUTPUT_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people."""
     model: _builtins.str
@@ -228,6 +261,8 @@ class LlmSpec(_message.Message):
     no answer in time, an answer that cannot be read) is made again, 0 to 20; 2
     where it is not set.
     """
+    structured_output: Global___LlmStructuredOutput.ValueType
+    """How it is made to answer in JSON of a given schema."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Secret values. Further HTTP headers."""
@@ -258,10 +293,11 @@ class LlmSpec(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         price: Global___LlmPrice | None = ...,
         max_retries: _builtins.int | None = ...,
+        structured_output: Global___LlmStructuredOutput.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "generation", b"generation", "max_retries", b"max_retries", "price", b"price", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "api_key", b"api_key", "base_url", b"base_url", "description", b"description", "generation", b"generation", "headers", b"headers", "max_retries", b"max_retries", "model", b"model", "price", b"price", "protocol", b"protocol", "timeout", b"timeout", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries", "api_key", b"api_key", "base_url", b"base_url", "description", b"description", "generation", b"generation", "headers", b"headers", "max_retries", b"max_retries", "model", b"model", "price", b"price", "protocol", b"protocol", "structured_output", b"structured_output", "timeout", b"timeout", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_retries: _TypeAlias = _typing.Literal["max_retries"]  # noqa: Y015
     _WhichOneofArgType__max_retries: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries"]  # noqa: Y015

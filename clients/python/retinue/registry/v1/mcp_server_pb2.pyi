@@ -143,8 +143,13 @@ class McpServerSpec(_message.Message):
     CONNECT_TIMEOUT_FIELD_NUMBER: _builtins.int
     CALL_TIMEOUT_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
+    ALLOW_SAMPLING_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people."""
+    allow_sampling: _builtins.bool
+    """Whether the server may ask the calling agent's model for text (sampling);
+    false where it is not set. It counts in the run's budget.
+    """
     @_builtins.property
     def stdio(self) -> Global___StdioTransport:
         """A process of the host's."""
@@ -174,13 +179,19 @@ class McpServerSpec(_message.Message):
         connect_timeout: _duration_pb2.Duration | None = ...,
         call_timeout: _duration_pb2.Duration | None = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
+        allow_sampling: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "idle_timeout", b"idle_timeout", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling", "allow_sampling", b"allow_sampling", "call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "idle_timeout", b"idle_timeout", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "description", b"description", "idle_timeout", b"idle_timeout", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling", "allow_sampling", b"allow_sampling", "call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "description", b"description", "idle_timeout", b"idle_timeout", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allow_sampling: _TypeAlias = _typing.Literal["allow_sampling"]  # noqa: Y015
+    _WhichOneofArgType__allow_sampling: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling"]  # noqa: Y015
     _WhichOneofReturnType_transport: _TypeAlias = _typing.Literal["stdio", "streamable_http"]  # noqa: Y015
     _WhichOneofArgType_transport: _TypeAlias = _typing.Literal["transport", b"transport"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_sampling) -> _WhichOneofReturnType__allow_sampling | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_transport) -> _WhichOneofReturnType_transport | None: ...
 
 Global___McpServerSpec: _TypeAlias = McpServerSpec  # noqa: Y015

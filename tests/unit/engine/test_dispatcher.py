@@ -1,4 +1,4 @@
-"""The supervisor: a run is at work once, and none is left behind."""
+"""The dispatcher: a run is at work once, and none is left behind."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,11 +11,11 @@ import pytest
 
 from retinue.engine.v1 import event_pb2, run_pb2
 from retinue.errors import StoreUnavailableError
-from retinue_engine.journal import encode_record
-from retinue_engine.outcome import run_outcome
-from retinue_engine.store import FINAL_STATES, RUN_STATE_QUEUED, RunRow, Store
+from retinue_engine.dispatcher import Dispatcher
+from retinue_engine.keeping import open_keepers
+from retinue_engine.store import FINAL_STATES, RUN_STATE_QUEUED, Effects, RunOutcome, RunRow, Store
 from retinue_engine.store_sqlite import SqliteStore, open_sqlite_store
-from retinue_engine.supervisor import ActiveRun, Supervisor, open_supervisor
+from retinue_engine.supervisor import ActiveRun
 from tests.contract.engine_store.rows import make_run
 from tests.suite import until
 
@@ -31,27 +31,28 @@ class Work:
         self.begun.append(active.row.run_id)
         await self.go_on.wait()
         active.ending = True
+        row = active.row
         result = run_pb2.RunResult(state=run_pb2.RUN_STATE_SUCCEEDED)
         event = event_pb2.RunEvent(run_finished=event_pb2.RunFinished(result=result))
-        active.journal.finish(event, run_outcome(active.row, result, 5, []))
+        active.journal.emit(event)
+        outcome = RunOutcome(row.namespace, row.run_id, row.session_id, result.state, 5, b"")
+        active.journal.attach(Effects(outcomes=[outcome]))
         await active.journal.commit()
 
 
 @asynccontextmanager
-async def supervised(folder: Path, work: Work) -> AsyncIterator[tuple[Store, Supervisor]]:
+async def kept(folder: Path, work: Work) -> AsyncIterator[tuple[Store, Dispatcher]]:
     async with (
         open_sqlite_store(folder / "engine.db") as store,
-        open_supervisor(store, work, lease_s=15, max_active_runs=100) as supervisor,
+        open_keepers(store, work, lease_s=15, max_active_runs=100, max_queued_runs=100) as keepers,
     ):
-        yield store, supervisor
+        yield store, keepers.dispatcher
 
 
-async def accept(supervisor: Supervisor, session_id: str) -> RunRow:
+async def accept(dispatcher: Dispatcher, session_id: str) -> RunRow:
     run = make_run(session_id, request=b"", definition=b"")
     started = event_pb2.RunEvent(run_id=run.run_id, sequence=1, run_started=event_pb2.RunStarted())
-    return await supervisor.accept(
-        run, encode_record(run.run_id, run.writer, [started], 1), new_session=False
-    )
+    return await dispatcher.accept(run, started, new_session=False)
 
 
 async def test_a_run_that_is_found_while_it_is_taken_over_is_taken_over_once(
@@ -65,18 +66,18 @@ async def test_a_run_that_is_found_while_it_is_taken_over_is_taken_over_once(
         return await get_run(store, namespace, run_id)
 
     monkeypatch.setattr(SqliteStore, "get_run", slow)
-    async with supervised(tmp_path, work) as (store, supervisor):
-        await accept(supervisor, "s")
-        waiting = await accept(supervisor, "s")
+    async with kept(tmp_path, work) as (store, dispatcher):
+        await accept(dispatcher, "s")
+        waiting = await accept(dispatcher, "s")
         assert waiting.state == RUN_STATE_QUEUED
-        first = asyncio.create_task(supervisor._take_over(replace(waiting)))
+        first = asyncio.create_task(dispatcher._take_over(replace(waiting)))
 
         async def is_claimed() -> bool:
             return await store.last_sequence(waiting.run_id) == 2
 
         await until(is_claimed, "it is claimed")
         # Claimed, and not at work yet.
-        second = asyncio.create_task(supervisor._take_over(replace(waiting)))
+        second = asyncio.create_task(dispatcher._take_over(replace(waiting)))
         await asyncio.wait([second], timeout=0.2)
         claimed.set()
         assert (await first, await second) == (True, False)
@@ -105,9 +106,9 @@ async def test_a_run_that_could_not_be_begun_is_found_again_though_no_other_engi
         await claim(store, *arguments)
 
     monkeypatch.setattr(SqliteStore, "claim", failing)
-    async with supervised(tmp_path, work) as (_, supervisor):
-        first = await accept(supervisor, "s")
-        waiting = await accept(supervisor, "s")
+    async with kept(tmp_path, work) as (_, dispatcher):
+        first = await accept(dispatcher, "s")
+        waiting = await accept(dispatcher, "s")
         work.go_on.set()
         await until(lambda: work.begun == [first.run_id, waiting.run_id], "the second begins")
     assert not failures

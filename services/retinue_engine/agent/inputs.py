@@ -1,0 +1,54 @@
+"""Asking somebody outside: how a request for input is made, and what its answer says to the model."""
+
+import secrets
+import time
+
+from retinue.engine.v1 import event_pb2, input_pb2
+from retinue_engine.agent.work import AgentRun
+
+
+def request_input(
+    run: AgentRun,
+    call_id: str,
+    *,
+    approval: input_pb2.ToolCallApproval | None = None,
+    question: input_pb2.Question | None = None,
+    expire_us: int | None = None,
+) -> str:
+    """Make a request for input of a tool call of the current turn; return its id.
+
+    It expires at `expire_us`, else when the agent's setting says so.
+    """
+    now_us = time.time_ns() // 1000
+    request = input_pb2.InputRequest(
+        input_id=f"input-{secrets.token_hex(8)}",
+        namespace=run.work.row.namespace,
+        run_id=run.run_id,
+        root_run_id=run.work.row.run_id,
+        path=run.place(f"turn:{run.conversation.turn}"),
+        call_id=call_id,
+        approval=approval,
+        question=question,
+        state=input_pb2.INPUT_STATE_PENDING,
+    )
+    request.create_time.FromMicroseconds(now_us)
+    request.expire_time.FromMicroseconds(expire_us or now_us + int(run.agent.input_timeout_s * 1_000_000))
+    run.emit(f"turn:{run.conversation.turn}", input_requested=event_pb2.InputRequested(request=request))
+    return request.input_id
+
+
+def denial(answer: input_pb2.InputAnswer) -> str:
+    """What the model is told of a call that was not approved."""
+    if answer.HasField("expired"):
+        return "the call was not made: nobody approved it in time"
+    reason = answer.deny.reason
+    return f"the call was not made: a person denied it{': ' + reason if reason else ''}"
+
+
+def answer_text(answer: input_pb2.InputAnswer) -> str:
+    """What the model is told of a question's answer."""
+    if answer.HasField("expired"):
+        return "nobody answered the question in time"
+    if answer.HasField("refuse"):
+        return "the person does not want to answer the question"
+    return answer.value_json

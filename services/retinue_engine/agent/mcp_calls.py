@@ -1,0 +1,57 @@
+"""One call of an MCP server's tool, and what the server asks for in the middle of it."""
+
+from retinue.engine.v1 import event_pb2
+from retinue.engine.v1.event_pb2 import (
+    TOOL_CALL_OUTCOME_SUCCEEDED,
+    TOOL_CALL_OUTCOME_TOOL_ERROR,
+    RequestedToolCall,
+    ToolCallCompleted,
+)
+from retinue_engine.agent.work import AgentRun
+from retinue_engine.store import Effects
+from retinue_engine.tools import Tool, ToolRequest
+
+MAX_RESULT_BYTES = 384 * 1024
+"""Most of a result that a model is told; the rest is cut, and says so. An event holds text and structure."""
+
+MAX_PROGRESS_TEXT = 4 * 1024
+"""Most characters of a server's word on its progress."""
+
+
+async def call_mcp_tool(
+    run: AgentRun, call: RequestedToolCall, tool: Tool, arguments_json: str, idempotency_key: str
+) -> tuple[ToolCallCompleted, Effects | None]:
+    """What the tool answered, and the blobs that came with it. Raises a RetinueError where there is none."""
+
+    def on_progress(progress: float, total: float | None, message: str) -> None:
+        update = event_pb2.ToolCallProgress(
+            call_id=call.call_id, progress=progress, total=total, message=message[:MAX_PROGRESS_TEXT]
+        )
+        run.emit(f"turn:{run.conversation.turn}", tool_call_progress=update)
+
+    request = ToolRequest(
+        namespace=run.work.row.namespace,
+        tool=tool,
+        arguments_json=arguments_json or "{}",
+        idempotency_key=idempotency_key,
+        run_id=run.run_id,
+    )
+    answer = await run.work.means.toolbox.call_tool(request, on_progress)
+    completed = ToolCallCompleted(
+        outcome=TOOL_CALL_OUTCOME_TOOL_ERROR if answer.is_error else TOOL_CALL_OUTCOME_SUCCEEDED,
+        text=_cut(answer.text),
+        structured_json=answer.structured_json if _fits(answer.structured_json) else "",
+    )
+    return completed, None
+
+
+def _fits(text: str) -> bool:
+    # No character has more than 4 bytes; most texts are so short that nobody needs to count.
+    return 4 * len(text) <= MAX_RESULT_BYTES or len(text.encode()) <= MAX_RESULT_BYTES
+
+
+def _cut(text: str) -> str:
+    if _fits(text):
+        return text
+    kept = text.encode()[:MAX_RESULT_BYTES].decode(errors="ignore")
+    return f"{kept}\n[cut: {len(text) - len(kept)} more characters]"

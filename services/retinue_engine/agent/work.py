@@ -1,0 +1,102 @@
+"""What the agent runs of one tree share while an engine works on them."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from retinue.engine.v1 import event_pb2
+from retinue_engine.agent.attachments import FindBlob
+from retinue_engine.agent.conversation import Conversation
+from retinue_engine.agent.tree import Tree
+from retinue_engine.definition import AgentDefinition
+from retinue_engine.effects import effects_of
+from retinue_engine.journal import Journal
+from retinue_engine.llm.pricing import PriceTable
+from retinue_engine.llm.routing import Models
+from retinue_engine.store import Effects, RunRow, Totals
+from retinue_engine.tools import Toolbox
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all runs share: models, tools, prices, limits."""
+
+    models: Models
+    toolbox: Toolbox
+    prices: PriceTable
+    max_depth: int
+    """How deep agents may call agents."""
+
+
+class Arrivals:
+    """Tells those who wait that an answer has come."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def tell(self) -> None:
+        """An answer has come."""
+        self.count += 1
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+    def next(self) -> "asyncio.Future[None]":
+        """Done once the next answer has come."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        return future
+
+
+@dataclass(slots=True)
+class Work:
+    """One tree at work."""
+
+    row: RunRow
+    """The root."""
+    tree: Tree
+    journal: Journal
+    means: Means
+    paused: Callable[[], bool]
+    """Whether the run is to stop at the next safe point."""
+    find_blob: FindBlob
+    session: Totals = field(default_factory=Totals)
+    """What the session's earlier runs have used; of interest only where there is a budget for it."""
+    arrivals: Arrivals = field(default_factory=Arrivals)
+
+    def emit(self, run_id: str, path: str, effects: Effects | None = None, /, **what: object) -> None:
+        """Make an event of a run of the tree, and take it in. Raises PayloadTooLargeError, ClaimLostError."""
+        event = event_pb2.RunEvent(run_id=run_id, path=path, **what)  # type: ignore[arg-type]
+        self.journal.emit(event)
+        self.tree.apply(event)
+        follows = effects_of(self.row, self.tree, event)
+        if follows is not None:
+            self.journal.attach(follows)
+        if effects is not None:
+            self.journal.attach(effects)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRun:
+    """One agent run of a tree at work."""
+
+    work: Work
+    run_id: str
+    path: str
+    """Of the run in its tree; empty for the root."""
+    depth: int
+    agent: AgentDefinition
+    conversation: Conversation
+    above: "AgentRun | None" = None
+    """The run that called it."""
+
+    def place(self, step: str) -> str:
+        """The path of a step of this run."""
+        return f"{self.path}/{step}" if self.path else step
+
+    def emit(self, step: str, effects: Effects | None = None, /, **what: object) -> None:
+        """Make an event of this run at a step, `turn:2`; at the run as a whole where it is empty."""
+        self.work.emit(self.run_id, self.place(step) if step else self.path, effects, **what)

@@ -1,0 +1,19 @@
+"""The ids that the engine makes."""
+
+import secrets
+import time
+
+
+def new_run_id() -> str:
+    """`run-` and 24 hex digits; ids made later sort later, which keeps the store's pages together."""
+    return f"run-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
+
+
+def new_session_id() -> str:
+    """`agent-` and 8 hex digits; may exist already."""
+    return f"agent-{secrets.token_hex(4)}"
+
+
+def new_writer() -> str:
+    """A token for a claim."""
+    return secrets.token_hex(8)

@@ -1,0 +1,69 @@
+"""Sessions in the MongoDB store: read, listed, labelled; and what was said in them."""
+
+from collections.abc import Mapping
+
+from pymongo import ASCENDING, ReturnDocument
+
+from retinue_engine.store import MessageRow, SessionRow
+from retinue_engine.store_mongo_documents import (
+    Document,
+    label_texts,
+    message_row,
+    session_key,
+    session_row,
+)
+from retinue_engine.store_mongo_errors import translated
+from retinue_engine.store_mongo_reads import newest
+from retinue_engine.store_mongo_schema import Collections
+
+
+class Sessions:
+    """Finds sessions and their messages."""
+
+    _collections: Collections
+
+    async def get_session(self, namespace: str, session_id: str) -> SessionRow | None:
+        """See Store."""
+        with translated():
+            document = await self._collections.sessions.find_one({"_id": session_key(namespace, session_id)})
+        return session_row(document) if document else None
+
+    async def list_sessions(
+        self,
+        namespace: str,
+        before: tuple[int, str] | None,
+        limit: int,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[SessionRow]:
+        """See Store."""
+        conditions: Document = {"namespace": namespace}
+        if labels:
+            conditions["labels"] = {"$all": label_texts(labels)}
+        found = await newest(self._collections.sessions, conditions, "session_id", before, limit)
+        return [session_row(document) for document in found]
+
+    async def label_session(
+        self, namespace: str, session_id: str, labels: Mapping[str, str]
+    ) -> SessionRow | None:
+        """See Store."""
+        with translated():
+            document = await self._collections.sessions.find_one_and_update(
+                {"_id": session_key(namespace, session_id)},
+                {"$set": {"labels": label_texts(labels)}},
+                return_document=ReturnDocument.AFTER,
+            )
+        return session_row(document) if document else None
+
+    async def list_messages(
+        self, namespace: str, session_id: str, after: int, limit: int | None
+    ) -> list[MessageRow]:
+        """See Store."""
+        if limit == 0:
+            return []
+        with translated():
+            documents = await self._collections.messages.find(
+                {"namespace": namespace, "session_id": session_id, "position": {"$gt": after}},
+                sort=[("position", ASCENDING)],
+                limit=limit or 0,
+            ).to_list(None)
+        return [message_row(document) for document in documents]
