@@ -208,6 +208,27 @@ def check_story(events: list[event_pb2.RunEvent]) -> None:
             assert event.message_completed.text == text
 
 
+def check_tree(events: list[event_pb2.RunEvent]) -> None:
+    """Assert what holds of every story of a run with runs inside it that has ended."""
+    root = [event for event in events if event.run_id == events[0].run_id]
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    assert root[0] is events[0]
+    assert root[-1] is events[-1]
+    assert kinds(root)[0] == "run_started"
+    assert kinds(root).count("run_finished") == 1
+    assert kinds(root)[-1] == "run_finished"
+    for run_id in {event.run_id for event in events} - {events[0].run_id}:
+        own = [event for event in events if event.run_id == run_id]
+        assert (kinds(own)[0], kinds(own)[-1]) == ("child_run_started", "child_run_finished")
+        assert kinds(own).count("child_run_started") == kinds(own).count("child_run_finished") == 1
+        place = own[0].path
+        assert own[-1].path == place
+        assert all(event.path == place or event.path.startswith(f"{place}/turn:") for event in own)
+        # The runs inside it end before it does.
+        below = [event for event in events if event.path.startswith(f"{place}/")]
+        assert all(event.sequence < own[-1].sequence for event in below)
+
+
 @asynccontextmanager
 async def open_suite(
     folder: Path,

@@ -13,6 +13,7 @@ from retinue_engine.host_toolbox import open_host_toolbox
 from retinue_engine.keeping import open_keepers
 from retinue_engine.llm.pricing import PriceTable
 from retinue_engine.llm.routing import open_models
+from retinue_engine.remote_feeds import open_remote_feeds
 from retinue_engine.retention import open_retention
 from retinue_engine.settings import EngineSettings
 from retinue_engine.store import Store
@@ -57,7 +58,8 @@ async def open_app(settings: EngineSettings) -> AsyncIterator[Sequence[Mount]]:
         )
         acceptance = Acceptance(store, closures, keepers.supervisor, keepers.dispatcher)
         await enter(open_retention(store, days=settings.retain_days, sessions=settings.retain_sessions))
-        runs = servicer_runs.RunServicer(store, acceptance, keepers, settings.heartbeat_s)
+        remote = await enter(open_remote_feeds(store))
+        runs = servicer_runs.RunServicer(store, acceptance, keepers, remote, settings.heartbeat_s)
         inputs = servicer_inputs.InputServicer(store, keepers.dispatcher)
         sessions = servicer_sessions.SessionServicer(store)
         yield [

@@ -22,6 +22,7 @@ from retinue_engine.convert import attachment_of, now_us, run_to_proto, settings
 from retinue_engine.definition import AgentDefinition
 from retinue_engine.history import callee_of, definition_of
 from retinue_engine.keeping import Keepers
+from retinue_engine.remote_feeds import RemoteFeeds
 from retinue_engine.report import report_of
 from retinue_engine.retrying import retry_request
 from retinue_engine.store import FINAL_STATES, Control, RunFilter, RunRow, Store
@@ -41,11 +42,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RunServicer(service_pb2_grpc.RunServiceServicer):
     """Takes calls, asks the domain, gives answers. Streams hand on the bytes that are stored."""
 
-    def __init__(self, store: Store, acceptance: Acceptance, keepers: Keepers, heartbeat_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        acceptance: Acceptance,
+        keepers: Keepers,
+        remote: RemoteFeeds,
+        heartbeat_s: float,
+    ) -> None:
         self._store = store
         self._acceptance = acceptance
         self._supervisor = keepers.supervisor
         self._dispatcher = keepers.dispatcher
+        self._remote = remote
         self._heartbeat_s = heartbeat_s
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -87,7 +96,15 @@ class RunServicer(service_pb2_grpc.RunServiceServicer):
             yield response
 
     def _watch(self, row: RunRow, after: int) -> AsyncIterator[bytes]:
-        return watch(self._store, self._supervisor, row.namespace, row.root_run_id, after, self._heartbeat_s)
+        return watch(
+            self._store,
+            self._supervisor,
+            self._remote,
+            row.namespace,
+            row.root_run_id,
+            after,
+            self._heartbeat_s,
+        )
 
     async def GetRun(
         self, request: service_pb2.GetRunRequest, _context: Context

@@ -52,8 +52,8 @@ class Acceptance:
         """
         held = new_session or reject_busy
         if new_session:
-            await self._open_session(run, reserved=queue)
-        elif reject_busy and (known := await self._hold_session(run, reserved=queue)) is not None:
+            await self._open_session(run)
+        elif reject_busy and (known := await self._hold_session(run)) is not None:
             return known
         run.state = RUN_STATE_RUNNING if held and not queue else RUN_STATE_QUEUED
         if blobs:
@@ -115,8 +115,8 @@ class Acceptance:
             stored = run_row(await self._collections.runs.find_one({"_id": run.run_id}))
         return stored if stored.state in FINAL_STATES else replace(stored, state=RUN_STATE_QUEUED)
 
-    async def _open_session(self, run: RunRow, *, reserved: bool) -> None:
-        document = session_document(run_document(run), run.lease_us, reserved=reserved)
+    async def _open_session(self, run: RunRow) -> None:
+        document = session_document(run_document(run), run.lease_us)
         try:
             await self._writes.sessions.insert(document)
         except DuplicateDocumentError:
@@ -126,12 +126,12 @@ class Acceptance:
             if session is None or session["active_run_id"] != run.run_id:
                 raise SessionTakenError from None
 
-    async def _hold_session(self, run: RunRow, *, reserved: bool) -> RunRow | None:
+    async def _hold_session(self, run: RunRow) -> RunRow | None:
         """Hold a free session for the run; the run that the same request has already, if there is one."""
         if run.request_id and (known := await self._known(run)) is not None:
             return None if known.run_id == run.run_id else known
         end = time.monotonic() + _SETTLE_S
-        while (holder := await self._turns.hold(run, reserved=reserved)) is not None:
+        while (holder := await self._turns.hold(run)) is not None:
             known = await self._known(run)
             if known is not None:
                 return known

@@ -15,6 +15,7 @@ from retinue_engine.store_mongo_schema import Collections
 _TOGETHER = 100
 """Documents that are looked at together."""
 
+_BY_ID = [("_id", ASCENDING)]
 _BY_SEQUENCE = [("root_run_id", ASCENDING), ("first_sequence", ASCENDING)]
 _SEQUENCES = {"root_run_id": True, "first_sequence": True, "last_sequence": True}
 _RUN = dict.fromkeys(("namespace", "session_id", "state"), True)
@@ -35,7 +36,7 @@ class _Check:
     async def runs(self) -> list[str]:
         """What is wrong with journals. Ended runs only lose theirs together with themselves."""
         found: list[str] = []
-        async for some in _batches(self._collections.runs.find({**IS_ROOT}, _RUN)):
+        async for some in _batches(self._collections.runs.find(IS_ROOT, _RUN, sort=_BY_ID)):
             states = {run["_id"]: run["state"] for run in some}
             gaps = await self._gaps(list(states))
             for run_id, state in states.items():
@@ -87,7 +88,7 @@ class _Check:
     async def sessions(self) -> list[str]:
         """What is wrong with sessions. What a run that holds one is just writing is not."""
         found: list[str] = []
-        async for some in _batches(self._collections.sessions.find({}, _SESSION)):
+        async for some in _batches(self._collections.sessions.find({}, _SESSION, sort=_BY_ID)):
             for session in some:
                 if session.get("deleting") == DECIDED:
                     found.append(f"session {_name(session)}: its deletion did not end: delete it again")

@@ -79,7 +79,7 @@ def session_key(namespace: str, session_id: str) -> str:
     return f"{quote(namespace, safe='')}/{session_id}"
 
 
-def session_document(run: Mapping[str, Any], until_us: int = 0, *, reserved: bool = False) -> Document:
+def session_document(run: Mapping[str, Any], until_us: int = 0) -> Document:
     """A session that a run's document begins, which may be on its way into the store until `until_us`."""
     return {
         "_id": session_key(run["namespace"], run["session_id"]),
@@ -90,23 +90,21 @@ def session_document(run: Mapping[str, Any], until_us: int = 0, *, reserved: boo
         "update_us": run["create_us"],
         "active_run_id": run["_id"],
         "active_until_us": until_us,
-        # Whether the run that holds it is still to be given its turn.
-        "reserved": reserved,
         "opened_by": run["_id"],
         "labels": [],
         "totals": asdict(Totals()),
     }
 
 
-def session_row(document: Mapping[str, Any]) -> SessionRow:
-    """A session as it is stored."""
+def session_row(document: Mapping[str, Any], active_run_id: str | None) -> SessionRow:
+    """A session as it is stored. The run that it names may still be queued, or have ended."""
     return SessionRow(
         document["namespace"],
         document["session_id"],
         document["message_count"],
         document["create_us"],
         document["update_us"],
-        None if document.get("reserved") else document["active_run_id"],
+        active_run_id,
         dict(_label(text) for text in document["labels"]),
         Totals(**document["totals"]),
     )

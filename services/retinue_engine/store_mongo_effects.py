@@ -154,7 +154,7 @@ class EffectWrites:
             return
         await self._writes.sessions.update(
             {"_id": session["_id"], "active_run_id": outcome.run_id},
-            {"$set": {"active_run_id": None, "reserved": False, "update_us": outcome.end_us}},
+            {"$set": {"active_run_id": None, "update_us": outcome.end_us}},
         )
 
     async def _add_to_session(self, session: Document, outcome: RunOutcome) -> None:

@@ -1,11 +1,12 @@
 """Sessions in the MongoDB store: read, listed, labelled; and what was said in them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pymongo import ASCENDING, ReturnDocument
 
 from retinue_engine.store import MessageRow, SessionRow
 from retinue_engine.store_mongo_documents import (
+    AT_WORK,
     Document,
     label_texts,
     message_row,
@@ -26,7 +27,24 @@ class Sessions:
         """See Store."""
         with translated():
             document = await self._collections.sessions.find_one({"_id": session_key(namespace, session_id)})
-        return session_row(document) if document else None
+        return await self._row(document)
+
+    async def _row(self, document: Document | None) -> SessionRow | None:
+        return (await self._rows([document]))[0] if document else None
+
+    async def _rows(self, documents: Sequence[Document]) -> list[SessionRow]:
+        """The sessions, each with the run that holds it, if that has begun and not ended."""
+        holders = [each["active_run_id"] for each in documents if each["active_run_id"] is not None]
+        at_work: set[str] = set()
+        if holders:
+            which = {"_id": {"$in": holders}, "state": AT_WORK}
+            with translated():
+                found = await self._collections.runs.find(which, {"_id": True}).to_list(None)
+            at_work = {each["_id"] for each in found}
+        return [
+            session_row(each, each["active_run_id"] if each["active_run_id"] in at_work else None)
+            for each in documents
+        ]
 
     async def list_sessions(
         self,
@@ -40,7 +58,7 @@ class Sessions:
         if labels:
             conditions["labels"] = {"$all": label_texts(labels)}
         found = await newest(self._collections.sessions, conditions, "session_id", before, limit)
-        return [session_row(document) for document in found]
+        return await self._rows(found)
 
     async def label_session(
         self, namespace: str, session_id: str, labels: Mapping[str, str]
@@ -52,7 +70,7 @@ class Sessions:
                 {"$set": {"labels": label_texts(labels)}},
                 return_document=ReturnDocument.AFTER,
             )
-        return session_row(document) if document else None
+        return await self._row(document)
 
     async def list_messages(
         self, namespace: str, session_id: str, after: int, limit: int | None

@@ -127,11 +127,10 @@ class Turns:
         if seen.session is None:
             await self._open({**session_document(run_document(run)), "active_run_id": None})
 
-    async def hold(self, run: RunRow, *, reserved: bool) -> Holder | None:
+    async def hold(self, run: RunRow) -> Holder | None:
         """Give a session without runs that have not ended to a run that is not stored yet.
 
-        The run that it is busy with, where there is one. With `reserved` the run is to be queued, and others
-        may let it begin. Raises SessionBusyError where the session is being deleted.
+        The run that it is busy with, where there is one. Raises SessionBusyError where it is being deleted.
         """
         while True:
             session, oldest = await self._read(run.namespace, run.session_id)
@@ -145,11 +144,11 @@ class Turns:
                 unstored = on_its_way(holder, session)
                 if unstored or holds(holder) or (holder or {}).get("state") == RUN_STATE_QUEUED:
                     return Holder(active, unstored)
-            held = session_document(run_document(run), run.lease_us, reserved=reserved)
+            held = session_document(run_document(run), run.lease_us)
             if session is None:
                 done = await self._open(held)
             else:
-                names = ("active_run_id", "active_until_us", "reserved")
+                names = ("active_run_id", "active_until_us")
                 done = await self._give(session, {name: held[name] for name in names})
             if done:
                 return None
@@ -179,9 +178,9 @@ class Turns:
         if session is None:
             return await self._open(session_document(seen.run or {}))
         run_id = seen.run["_id"] if seen.run else None
-        if session["active_run_id"] == run_id and not session.get("reserved"):
+        if session["active_run_id"] == run_id:
             return True
-        return await self._give(session, {"active_run_id": run_id, "reserved": False})
+        return await self._give(session, {"active_run_id": run_id})
 
     async def _open(self, session: Document) -> bool:
         with translated():
@@ -194,7 +193,7 @@ class Turns:
     async def _give(self, session: Document, change: Document) -> bool:
         active = session["active_run_id"]
         with translated():
-            if active not in (None, change["active_run_id"]):
+            if active is not None:
                 # Its run has ended, and perhaps nobody has counted what it said.
                 change["message_count"] = await self._count(session)
             changed = await self._sessions.update_one(

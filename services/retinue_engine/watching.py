@@ -1,6 +1,5 @@
 """Watching: a run's story from any number on, from memory where it is there and else from the store."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -8,10 +7,8 @@ from retinue.engine.v1 import service_pb2
 from retinue.errors import SequenceOutOfRangeError
 from retinue_engine.feed import Feed
 from retinue_engine.journal import MAX_RECORD_BYTES
+from retinue_engine.remote_feeds import RemoteFeeds
 from retinue_engine.store import FINAL_STATES, JournalRecord, Store
-
-POLL_S = 0.1
-"""How often the store is asked about a run that another engine works on."""
 
 
 class Feeds(Protocol):
@@ -42,44 +39,48 @@ def heartbeat(after: int) -> bytes:
 
 
 async def watch(
-    store: Store, feeds: Feeds, namespace: str, run_id: str, after: int, heartbeat_s: float
+    store: Store,
+    feeds: Feeds,
+    remote: RemoteFeeds,
+    namespace: str,
+    run_id: str,
+    after: int,
+    heartbeat_s: float,
 ) -> AsyncIterator[bytes]:
     """Yield serialized responses with every event after a sequence, once and in order, to the last.
 
     `run_id` is a root. Raises SequenceOutOfRangeError where `after` lies beyond the last event.
     """
     feed = feeds.feed_of(run_id)
+    joined: Feed | None = None
     await _check_place(store, feed, run_id, after)
-    silent_s = 0.0
-    while True:
-        records = feed.after(after, MAX_RECORD_BYTES) if feed else None
-        finished = feed is not None and feed.finished
-        if records is None:
-            # Asked before the journal is read: what is final then has its whole journal in the store.
-            row = await store.get_run(namespace, run_id)
-            finished = row is None or row.state in FINAL_STATES
-            records = await store.read_journal(run_id, after, MAX_RECORD_BYTES)
-        if records:
-            yield join_records(records, after)
-            after = records[-1].last_sequence
-            silent_s = 0.0
-            continue
-        if finished:
-            return
-        if feed is None or feed.ended:
-            feed = feeds.feed_of(run_id)
-        silent_s += await _wait(feed, heartbeat_s)
-        if silent_s >= heartbeat_s:
-            silent_s = 0.0
-            yield heartbeat(after)
-
-
-async def _wait(feed: Feed | None, heartbeat_s: float) -> float:
-    """Wait until there may be more; how many seconds of that were silence."""
-    if feed is None:
-        await asyncio.sleep(POLL_S)
-        return POLL_S
-    return 0.0 if await feed.changed(heartbeat_s) else heartbeat_s
+    try:
+        while True:
+            records = feed.after(after, MAX_RECORD_BYTES) if feed else None
+            finished = feed is not None and feed.finished
+            if records is None:
+                # Asked before the journal is read: what is final then has its whole journal in the store.
+                row = await store.get_run(namespace, run_id)
+                finished = row is None or row.state in FINAL_STATES
+                records = await store.read_journal(run_id, after, MAX_RECORD_BYTES)
+            if records:
+                yield join_records(records, after)
+                after = records[-1].last_sequence
+                continue
+            if finished:
+                return
+            local = feeds.feed_of(run_id)
+            if local is not None:
+                feed = local
+            elif feed is None or feed.ended:
+                if joined is not None:
+                    remote.leave(run_id, joined)
+                feed = joined = remote.join(namespace, run_id, after)
+            if not await feed.changed(heartbeat_s):
+                yield heartbeat(after)
+    finally:
+        if joined is not None:
+            remote.leave(run_id, joined)
 
 
 async def _check_place(store: Store, feed: Feed | None, run_id: str, after: int) -> None:

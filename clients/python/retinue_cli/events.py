@@ -76,7 +76,7 @@ class RunPrinter:
         self.run_id = self.run_id or event.run_id
         self.sequence = event.sequence
         kind = event.WhichOneof("event")
-        if True:
+        if event.run_id == self.run_id:
             if kind == "run_started":
                 self.session_id = event.run_started.session_id
             elif kind == "run_finished":

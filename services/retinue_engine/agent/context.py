@@ -43,8 +43,8 @@ def plan_trim(
     """What to leave out so that the model is sent at most `limit` tokens; None where that is so already.
 
     `messages` are those that would be sent; from `first` on they may be left out. A call stays with its
-    results. `keep_from` and all after it is kept: it is the place of the last message of role `user` where
-    it is not said, and has to be said where such a message is not the user's own.
+    results. `keep_from`, the place of a message of role `user`, and all after it is kept: the last one where
+    it is not said. It has to be said where such a message is not the user's own.
     """
     tokens = list(map(estimate_tokens, messages))
     before = after = sum(tokens)
@@ -56,8 +56,6 @@ def plan_trim(
     cut = first
     while cut < keep_from and after > target:
         end = _group_end(messages, cut)
-        if end > keep_from:
-            break
         after -= sum(tokens[cut:end])
         cut = end
     return Trim(cut - first, before, after, after <= limit)

@@ -40,6 +40,8 @@ class Conversation:
         """Index of the first message after the system prompt."""
         self.messages.extend(history)
         self._own = self._whole = len(self.messages)
+        self.question = self._own
+        """Index of what the run was asked: the model is always sent it."""
         if message is not None:
             self.messages.append({"role": "user", "content": message})
         self.omitted = 0
@@ -179,6 +181,8 @@ class Conversation:
             self._own = self._whole = len(self.messages) - restored.unsaved_messages
         self.restored += len(restored.messages_json)
         self.restored_whole = restored.complete
+        asked = [index for index, each in enumerate(self.messages) if each["role"] == "user"]
+        self.question = max(asked, default=self.question)
 
     def _context_trimmed(self, event: event_pb2.RunEvent) -> None:
         self.omitted = event.context_trimmed.omitted_messages

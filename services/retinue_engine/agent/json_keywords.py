@@ -22,22 +22,25 @@ class TooMuchWorkError(Exception):
 
 
 class Work:
-    """One check: how long it may go on, and the patterns that its schema has compiled."""
+    """One check: how long it may go on, and the patterns compiled for it.
 
-    def __init__(self, seconds: float, patterns: dict[str, SchemaValidator]) -> None:
-        self.deadline = time.thread_time() + seconds
-        self.patterns = patterns
+    They go with it: kept with their schemas, a few of the largest would fill the memory.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.thread_time() + seconds
+        self._patterns: dict[str, SchemaValidator] = {}
 
     def go_on(self) -> None:
         """Raise TooMuchWorkError past the deadline."""
-        if time.thread_time() > self.deadline:
+        if time.thread_time() > self._deadline:
             raise TooMuchWorkError
 
     def matches(self, pattern: str, text: str) -> bool:
         """Whether a pattern is found in a text; raises pydantic_core's SchemaError where it is none."""
-        compiled = self.patterns.get(pattern)
+        compiled = self._patterns.get(pattern)
         if compiled is None:
-            compiled = self.patterns[pattern] = SchemaValidator(core_schema.str_schema(pattern=pattern))
+            compiled = self._patterns[pattern] = SchemaValidator(core_schema.str_schema(pattern=pattern))
         return compiled.isinstance_python(text)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from jsonschema.exceptions import ValidationError
 from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
-from pydantic_core import SchemaValidator
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
@@ -49,9 +48,8 @@ class CompiledSchema:
         """Take the schema over: it is changed here. Raises BadSchemaError."""
         if not isinstance(schema, dict):
             raise BadSchemaError("$: a schema is a JSON object")
-        self._patterns: dict[str, SchemaValidator] = {}
         try:
-            faults = list(map(_fault, self._run(_META, schema, _MAX_FAULTS)))
+            faults = list(map(_fault, _run(_META, schema, _MAX_FAULTS)))
             # Only what the metaschema allows has references that can be followed.
             faults = faults or list(islice(_reference_faults(schema), _MAX_FAULTS))
             if faults:
@@ -63,20 +61,7 @@ class CompiledSchema:
 
     def errors(self, value: Any, most: int) -> list[ValidationError]:
         """Why a value does not fit, at most so many errors; none where it fits. Raises UncheckableError."""
-        return self._run(self._validator, value, most)
-
-    def _run(self, validator: Any, value: Any, most: int) -> list[ValidationError]:
-        before = work.set(Work(MAX_CHECK_S, self._patterns))
-        try:
-            return list(islice(validator.iter_errors(value), most))
-        except TooMuchWorkError:
-            raise UncheckableError("the check takes too long") from None
-        except RecursionError:
-            raise UncheckableError("it is nested too deeply") from None
-        except OverflowError:
-            raise UncheckableError("a number is too large") from None
-        finally:
-            work.reset(before)
+        return _run(self._validator, value, most)
 
 
 def parse_json(text: str) -> Any:
@@ -111,6 +96,20 @@ def _no_constant(name: str) -> None:
 
 
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
+
+
+def _run(validator: Any, value: Any, most: int) -> list[ValidationError]:
+    before = work.set(Work(MAX_CHECK_S))
+    try:
+        return list(islice(validator.iter_errors(value), most))
+    except TooMuchWorkError:
+        raise UncheckableError("the check takes too long") from None
+    except RecursionError:
+        raise UncheckableError("it is nested too deeply") from None
+    except OverflowError:
+        raise UncheckableError("a number is too large") from None
+    finally:
+        work.reset(before)
 
 
 def _registry(schema: dict[str, Any]) -> Registry[Any]:

@@ -74,8 +74,9 @@ class ModelCalls:
 
     def _trim(self, turn: int, limit: int) -> None:
         conversation = self._conversation
-        trim = plan_trim(self._sent(), conversation.first, limit)
-        if trim is not None:
+        question = conversation.question - conversation.omitted
+        trim = plan_trim(self._sent(), conversation.first, limit, keep_from=question)
+        if trim is not None and trim.omitted:
             trimmed = event_pb2.ContextTrimmed(
                 omitted_messages=conversation.omitted + trim.omitted,
                 tokens_before=trim.tokens_before,
@@ -98,7 +99,7 @@ class ModelCalls:
         if self._schema is None:
             return ChatRequest(messages, tools.functions, llm.generation)
         models = self._run.work.means.models
-        native = models.native_output(
+        native = await models.native_output(
             llm.transport, llm.model, protocol=llm.protocol, mode=llm.structured_output
         )
         if native:

@@ -34,7 +34,7 @@ class StoryTeller(
     def __init__(self) -> None:
         self.story: list[event_pb2.RunEvent] = []
         self.pause_after = 0
-        """Events after which a watch waits until `go_on` is set; 0: never."""
+        """Events after which a watch waits until `go_on` is set, which it clears then; 0: never."""
         self.go_on = threading.Event()
         self.refusal: RetinueError | None = None
         self.requests: list[service_pb2.RunRequest] = []
@@ -50,6 +50,8 @@ class StoryTeller(
         self.inputs: list[input_pb2.InputRequest] = []
         self.refused_answers: list[RetinueError] = []
         """What the next answers are refused with."""
+        self.answered = threading.Event()
+        """Set when somebody has answered, also where it was refused."""
 
     def StartRun(self, request, context):  # noqa: N802, ANN001, ANN201 - named by gRPC
         self.tokens.append(dict(context.invocation_metadata()).get("authorization", ""))
@@ -75,6 +77,7 @@ class StoryTeller(
             yield service_pb2.WatchRunResponse(events=[event], through_sequence=event.sequence)
             if event.sequence == self.pause_after:
                 self.go_on.wait(_BOUND_S)
+                self.go_on.clear()
 
     def GetRun(self, request, context):  # noqa: N802, ANN001, ANN201
         _check(request.run_id, context)
@@ -112,6 +115,7 @@ class StoryTeller(
 
     def AnswerInput(self, request, context):  # noqa: N802, ANN001, ANN201
         self.commands.append(request)
+        self.answered.set()
         if self.refused_answers:
             refusal = self.refused_answers.pop(0)
             context.abort_with_status(rpc_status.to_status(status_from_error(refusal)))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from retinue.engine.v1 import event_pb2, input_pb2, service_pb2
-from retinue.errors import InvalidArgumentError
+from retinue.errors import InputClosedError, InvalidArgumentError
 from retinue_cli.__main__ import main
 
 from . import stories
@@ -138,16 +138,35 @@ def test_who_gives_no_answer_in_the_terminal_is_told_the_command(teller: StoryTe
         assert shell.process.wait(_BOUND_S) == 0
 
 
-def test_an_answer_from_elsewhere_ends_the_question(teller: StoryTeller) -> None:
+def test_an_answer_from_elsewhere_ends_the_question_and_the_next_one_is_asked(teller: StoryTeller) -> None:
     approved = stories.received(input_pb2.InputAnswer(approve=input_pb2.Approval()))
-    asking(teller, stories.approval(), stories.claimed(), approved)
+    asking(
+        teller, stories.approval(), stories.claimed(), approved, stories.requested(stories.question("Why?"))
+    )
     with terminal("run", "assistant", "hello") as shell:
         shell.see("approve? [y/N/edit] ")
+        teller.inputs.append(stories.question("Why?"))
+        teller.pause_after = 6
         teller.go_on.set()
         shell.see("(approved)")
+        shell.see("answer: ")
+        shell.type("because\n")
         shell.see("✓ succeeded")
         assert shell.process.wait(_BOUND_S) == 0
-    assert teller.commands == []
+    assert answer_of(teller).value_json == '"because"'
+
+
+def test_who_answers_too_late_is_not_bothered(teller: StoryTeller) -> None:
+    asking(teller, stories.approval())
+    teller.refused_answers = [InputClosedError("it was answered")]
+    with terminal("run", "assistant", "hello") as shell:
+        shell.see("approve? [y/N/edit] ")
+        shell.type("y\n")
+        assert teller.answered.wait(_BOUND_S)
+        teller.go_on.set()
+        shell.see("✓ succeeded")
+        assert shell.process.wait(_BOUND_S) == 0
+    assert "it was answered" not in shell.screen
 
 
 def test_ctrl_c_at_a_question_detaches_and_answers_nothing(teller: StoryTeller) -> None:

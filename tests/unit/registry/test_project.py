@@ -438,7 +438,9 @@ def test_a_schema_is_dumped_as_the_text_that_the_api_takes_and_reads_back_as_it_
 
 def test_the_files_in_the_documentation_are_a_project_without_problems(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "project-files.md").read_text()
-    files = dict(re.findall(r"^`([\w/]+\.yaml)`.*:\n\n```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    files = dict(
+        re.findall(r"^`([\w/]+\.yaml)`[^\n]*:\n\n```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    )
     assert set(files) == {"retinue.yaml", "agents/assistant.yaml", "agents/editor.yaml"}
     project = load(tmp_path, files)
     assert shown(project) == []
