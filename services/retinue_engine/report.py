@@ -145,6 +145,9 @@ class ReportFold:
             self._calls[event.run_id, requested.call_id] = Call(tool=requested.name)
         self._findings.answered(event, asking)
 
+    def _sampling_completed(self, event: event_pb2.RunEvent) -> None:
+        self._sums.sampled(event.sampling_completed, self._step(event))
+
     def _call(self, run_id: str, call_id: str) -> Call:
         return self._calls.setdefault((run_id, call_id), Call(tool=call_id))
 

@@ -57,9 +57,20 @@ class Sums:
         """A model has answered."""
         name = message.model or asking.model
         self._answers_as[asking.llm, asking.model] = name
-        model, latency = self._models.setdefault(
-            (asking.llm, name), (ModelReport(llm=asking.llm, model=name), _Average())
-        )
+        self._count(message, asking.llm, name, step)
+
+    def sampled(self, message: event_pb2.SamplingCompleted, step: StepReport) -> None:
+        """A model has answered a server that asked for it in a call."""
+        self._count(message, message.llm, message.model, step)
+
+    def _count(
+        self,
+        message: event_pb2.MessageCompleted | event_pb2.SamplingCompleted,
+        llm: str,
+        name: str,
+        step: StepReport,
+    ) -> None:
+        model, latency = self._models.setdefault((llm, name), (ModelReport(llm=llm, model=name), _Average()))
         agent = self._agents[step.agent]
         model.calls += 1
         agent.turns += 1

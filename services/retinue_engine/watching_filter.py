@@ -47,7 +47,7 @@ def check_types(types: Collection[str]) -> None:
 async def filtered(stream: AsyncIterator[bytes], which: EventFilter) -> AsyncIterator[bytes]:
     """Yield of a whole story what is asked for.
 
-    What is left out moves `through_sequence` on all the same, with the next event or heartbeat.
+    What is left out moves `through_sequence` on all the same.
     """
     async for data in stream:
         response = service_pb2.StreamRunResponse.FromString(data)
@@ -56,8 +56,7 @@ async def filtered(stream: AsyncIterator[bytes], which: EventFilter) -> AsyncIte
             event.run_id == which.last_of and event.HasField("child_run_finished")
             for event in response.events
         )
-        if kept or over or not response.events:
-            rest = service_pb2.StreamRunResponse(events=kept, through_sequence=response.through_sequence)
-            yield rest.SerializeToString()
+        rest = service_pb2.StreamRunResponse(events=kept, through_sequence=response.through_sequence)
+        yield rest.SerializeToString()
         if over:
             return

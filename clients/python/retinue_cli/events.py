@@ -216,6 +216,9 @@ class RunPrinter:
             return
         self._say((f"(the answer so far does not count and is asked for again{why})", "yellow"))
 
+    def _show_sampling_completed(self, sampled: "event_pb2.SamplingCompleted") -> None:
+        self._say((f"(the server {sampled.server} asked {sampled.llm}: {self._line_of(sampled.text)})", "dim"))
+
     def _show_context_trimmed(self, trimmed: "event_pb2.ContextTrimmed") -> None:
         left_out = count(trimmed.omitted_messages, "message")
         tokens = f"about {trimmed.tokens_after:,} tokens in place of {trimmed.tokens_before:,}"

@@ -162,6 +162,9 @@ class Conversation:
             self.messages.append({"role": "user", "content": content_parts(text, event.run_id, attachments)})
         self._whole = len(self.messages)
 
+    def _sampling_completed(self, event: event_pb2.RunEvent) -> None:
+        self.spent.add_answer(event.sampling_completed)
+
     def _input_requested(self, event: event_pb2.RunEvent) -> None:
         request = event.input_requested.request
         self.asked[request.call_id] = Asked(request)
@@ -219,6 +222,7 @@ class Conversation:
         "message_completed": _message_completed,
         "tool_call_started": _tool_call_started,
         "tool_call_completed": _tool_call_completed,
+        "sampling_completed": _sampling_completed,
         "input_requested": _input_requested,
         "input_received": _input_received,
         "conversation_restored": _conversation_restored,

@@ -7,6 +7,7 @@ from retinue.engine.v1.event_pb2 import (
     RequestedToolCall,
     ToolCallCompleted,
 )
+from retinue_engine.agent.server_asks import answering
 from retinue_engine.agent.work import AgentRun
 from retinue_engine.store import Effects
 from retinue_engine.tools import Tool, ToolRequest
@@ -36,7 +37,7 @@ async def call_mcp_tool(
         idempotency_key=idempotency_key,
         run_id=run.run_id,
     )
-    answer = await run.work.means.toolbox.call_tool(request, on_progress)
+    answer = await run.work.means.toolbox.call_tool(request, on_progress, answering(run, call, tool))
     completed = ToolCallCompleted(
         outcome=TOOL_CALL_OUTCOME_TOOL_ERROR if answer.is_error else TOOL_CALL_OUTCOME_SUCCEEDED,
         text=_cut(answer.text),

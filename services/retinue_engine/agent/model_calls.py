@@ -15,6 +15,7 @@ from retinue_engine.agent.toolset import ToolSet
 from retinue_engine.agent.work import AgentRun
 from retinue_engine.definition import LlmDefinition
 from retinue_engine.llm.model import ChatRequest, Completion
+from retinue_engine.llm.pricing import Price
 from retinue_engine.outcome import run_error, set_seconds
 
 FIRST_WAIT_S = 0.5
@@ -171,21 +172,28 @@ class ModelCalls:
         for call in completion.tool_calls:
             call_id = _unique(call.call_id, seen)
             message.tool_calls.add(call_id=call_id, name=call.name, arguments_json=call.arguments_json)
-        usage = completion.usage
-        if usage is None:
-            message.cost.unknown = True
-            return message
-        message.usage.CopyFrom(
-            Usage(
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                cached_input_tokens=usage.cached_input_tokens,
-                reasoning_tokens=usage.reasoning_tokens,
-            )
-        )
-        cost = self._prices[llm.name].cost(usage)
-        message.cost.CopyFrom(Cost(unknown=True) if cost is None else Cost(nano_usd=cost))
+        count(message, completion, self._prices[llm.name])
         return message
+
+
+def count(
+    message: event_pb2.MessageCompleted | event_pb2.SamplingCompleted, completion: Completion, price: Price
+) -> None:
+    """Set what an answer used and cost."""
+    usage = completion.usage
+    if usage is None:
+        message.cost.unknown = True
+        return
+    message.usage.CopyFrom(
+        Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_input_tokens=usage.cached_input_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+        )
+    )
+    cost = price.cost(usage)
+    message.cost.CopyFrom(Cost(unknown=True) if cost is None else Cost(nano_usd=cost))
 
 
 def _unique(call_id: str, seen: set[str]) -> str:

@@ -25,7 +25,7 @@ class Spent:
         """Input and output tokens together."""
         return self.usage.input_tokens + self.usage.output_tokens
 
-    def add_answer(self, message: event_pb2.MessageCompleted) -> None:
+    def add_answer(self, message: event_pb2.MessageCompleted | event_pb2.SamplingCompleted) -> None:
         """Count an answer of a model."""
         self.turns += 1
         add_usage(self.usage, message.usage)

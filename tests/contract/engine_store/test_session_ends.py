@@ -209,6 +209,7 @@ async def test_a_deleted_session_begins_anew(store: Store) -> None:
     assert again.run_id != root.run_id
     session = await _session(store)
     assert (session.message_count, session.labels, session.totals) == (0, {}, Totals())
+    assert await store.list_sessions("default", None, 10, {"a": "b"}) == []
     await finish(store, again, "m")
     assert [each.position for each in await store.list_messages("default", "s", 0, None)] == [1]
 

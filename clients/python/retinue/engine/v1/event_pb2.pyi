@@ -113,6 +113,7 @@ class RunEvent(_message.Message):
     TOOL_CALL_STARTED_FIELD_NUMBER: _builtins.int
     TOOL_CALL_PROGRESS_FIELD_NUMBER: _builtins.int
     TOOL_CALL_COMPLETED_FIELD_NUMBER: _builtins.int
+    SAMPLING_COMPLETED_FIELD_NUMBER: _builtins.int
     INPUT_REQUESTED_FIELD_NUMBER: _builtins.int
     INPUT_RECEIVED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
@@ -202,6 +203,10 @@ class RunEvent(_message.Message):
         """A tool call has ended."""
 
     @_builtins.property
+    def sampling_completed(self) -> Global___SamplingCompleted:
+        """A model has answered a server that asked for it in the middle of a call."""
+
+    @_builtins.property
     def input_requested(self) -> Global___InputRequested:
         """Somebody outside is asked."""
 
@@ -234,14 +239,15 @@ class RunEvent(_message.Message):
         tool_call_started: Global___ToolCallStarted | None = ...,
         tool_call_progress: Global___ToolCallProgress | None = ...,
         tool_call_completed: Global___ToolCallCompleted | None = ...,
+        sampling_completed: Global___SamplingCompleted | None = ...,
         input_requested: Global___InputRequested | None = ...,
         input_received: Global___InputReceived | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "reasoning_delta", b"reasoning_delta", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "run_suspended", b"run_suspended", "stall_noticed", b"stall_noticed", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "reasoning_delta", b"reasoning_delta", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "stall_noticed", b"stall_noticed", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "path", b"path", "reasoning_delta", b"reasoning_delta", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "run_suspended", b"run_suspended", "sequence", b"sequence", "stall_noticed", b"stall_noticed", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "path", b"path", "reasoning_delta", b"reasoning_delta", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "sequence", b"sequence", "stall_noticed", b"stall_noticed", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "run_suspended", "child_run_started", "child_run_finished", "conversation_restored", "turn_started", "text_delta", "message_completed", "message_discarded", "reasoning_delta", "context_trimmed", "stall_noticed", "output_rejected", "tool_call_started", "tool_call_progress", "tool_call_completed", "input_requested", "input_received"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "run_suspended", "child_run_started", "child_run_finished", "conversation_restored", "turn_started", "text_delta", "message_completed", "message_discarded", "reasoning_delta", "context_trimmed", "stall_noticed", "output_rejected", "tool_call_started", "tool_call_progress", "tool_call_completed", "sampling_completed", "input_requested", "input_received"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -900,6 +906,64 @@ class ToolCallCompleted(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolCallCompleted: _TypeAlias = ToolCallCompleted  # noqa: Y015
+
+@_typing.final
+class SamplingCompleted(_message.Message):
+    """A model has answered a server that asked for it in the middle of a call. It
+    counts in the run's budget.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    LLM_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    call_id: _builtins.str
+    """The model's id of the tool call."""
+    server: _builtins.str
+    """The server that asked."""
+    llm: _builtins.str
+    """The llm component's name."""
+    model: _builtins.str
+    """The model that answered, in the provider's words."""
+    text: _builtins.str
+    """What it answered."""
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """The tokens; not set where the provider did not say."""
+
+    @_builtins.property
+    def cost(self) -> _usage_pb2.Cost:
+        """What it cost."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """From request to the last byte."""
+
+    def __init__(
+        self,
+        *,
+        call_id: _builtins.str = ...,
+        server: _builtins.str = ...,
+        llm: _builtins.str = ...,
+        model: _builtins.str = ...,
+        text: _builtins.str = ...,
+        usage: _usage_pb2.Usage | None = ...,
+        cost: _usage_pb2.Cost | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "cost", b"cost", "duration", b"duration", "llm", b"llm", "model", b"model", "server", b"server", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SamplingCompleted: _TypeAlias = SamplingCompleted  # noqa: Y015
 
 @_typing.final
 class InputRequested(_message.Message):
