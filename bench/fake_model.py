@@ -1,97 +1,42 @@
 """A fake model, so fast that it is not what is measured: OpenAI chat completions from prebuilt bytes.
 
 `POST /agent/...` asks for one tool call, and after a tool's result answers a short text; `POST /paced/...`
-does the same after PACE_S each time. `POST /text/...` answers CHUNKS chunks of text. The first line of output
-is the port.
+does the same after PACE_S each time, and `POST /held/...` only once all are released. `POST /text/...` answers
+CHUNKS chunks of text; `POST /watched/...` the same once it is released, and one chunk each CHUNK_S.
+`GET /held` answers how many requests are held, `POST /release` lets them go. The first line of output is the
+port.
 """
 
 import argparse
 import asyncio
 import os
 import re
+from collections.abc import Callable
 from typing import cast
 
-import orjson
 import uvloop
 
-CHUNKS = 200
-"""Chunks of an answer of the text scenario."""
-CHUNKS_A_WRITE = 10
-"""How many of them go out in one write; the next follow in the next pass of the loop."""
+from bench import model_answers
+
 PACE_S = 0.1
 """How long the paced scenario thinks."""
-WORD = "lorem "
-TEXT = WORD * CHUNKS
-"""The whole answer of the text scenario."""
-ANSWER = "The tool said hello."
-"""The last answer of the agent scenario."""
-ARGUMENTS = '{"text":"hello"}'
-"""What the tool is called with."""
+CHUNK_S = 0.02
+"""How long one chunk of a watched text is after the one before."""
 
-_HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n"
-    b"Transfer-Encoding: chunked\r\n\r\n"
-)
-_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _ROLE = re.compile(rb'"role":\s*"(\w+)"')
 _TOOL = re.compile(rb'"tools":\s*\[.*?"name":\s*"([^"]+)"', re.DOTALL)
 
 
-def _http_chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def _event(value: object) -> bytes:
-    return _http_chunk(b"data: " + orjson.dumps(value) + b"\n\n")
-
-
-def _chunk(delta: dict[str, object], finish_reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return _event(_envelope([choice]))
-
-
-def _envelope(choices: list[object], **more: object) -> dict[str, object]:
-    envelope = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "fake"}
-    return {**envelope, "choices": choices, **more}
-
-
-def _end(finish_reason: str, output_tokens: int) -> bytes:
-    usage = {"prompt_tokens": 50, "completion_tokens": output_tokens, "total_tokens": 50 + output_tokens}
-    last = _chunk({}, finish_reason) + _event(_envelope([], usage=usage))
-    return last + _http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
-
-
-def _tool_call(name: str) -> bytes:
-    def piece(**call: object) -> dict[str, object]:
-        return {"tool_calls": [{"index": 0, **call}]}
-
-    begin = piece(id="call_1", type="function", function={"name": name, "arguments": ""})
-    chunks = [_chunk({"role": "assistant", "content": None}), _chunk(begin)]
-    chunks += [_chunk(piece(function={"arguments": part})) for part in (ARGUMENTS[:7], ARGUMENTS[7:])]
-    return _HEAD + b"".join(chunks) + _end("tool_calls", 12)
-
-
-def _answer() -> bytes:
-    words = re.findall(r"\S+\s*", ANSWER)
-    chunks = [_chunk({"role": "assistant", "content": ""}), *(_chunk({"content": word}) for word in words)]
-    return _HEAD + b"".join(chunks) + _end("stop", len(words))
-
-
-def _text() -> list[bytes]:
-    chunks = [_chunk({"content": WORD}) for _ in range(CHUNKS)]
-    writes = [b"".join(chunks[at : at + CHUNKS_A_WRITE]) for at in range(0, CHUNKS, CHUNKS_A_WRITE)]
-    writes[0] = _HEAD + writes[0]
-    writes[-1] += _end("stop", CHUNKS)
-    return writes
-
-
 class FakeModel(asyncio.Protocol):
     """One connection."""
 
-    _answer = _answer()
-    _text = _text()
-    _tool_calls: dict[bytes, bytes] = {}  # noqa: RUF012 - one table for all connections
+    _answer = model_answers.answer()
+    _text = model_answers.text(model_answers.CHUNKS_A_WRITE)
+    _slow_text = model_answers.text(1)
+    # Each a single table for all connections.
+    _tool_calls: dict[bytes, bytes] = {}  # noqa: RUF012 - see above
+    _held: list[Callable[[], None]] = []  # noqa: RUF012 - see above
     _transport: asyncio.Transport
 
     def __init__(self) -> None:
@@ -118,17 +63,33 @@ class FakeModel(asyncio.Protocol):
             self._transport.write(self._agent(body))
         elif head.startswith(b"POST /paced/"):
             asyncio.get_running_loop().call_later(PACE_S, self._write, self._agent(body))
+        elif head.startswith((b"POST /held/", b"POST /watched/", b"GET /held ", b"POST /release ")):
+            self._serve_held(head, body)
         else:
-            self._transport.write(_NOT_FOUND)
+            self._transport.write(model_answers.NOT_FOUND)
+
+    def _serve_held(self, head: bytes, body: bytes) -> None:
+        if head.startswith(b"POST /watched/"):
+            self._held.append(self._begin_slow_text)
+        elif head.startswith(b"POST /held/") and _asks_tool(body):
+            self._held.append(lambda: self._write(self._agent(body)))
+        elif head.startswith(b"POST /held/"):
+            self._transport.write(self._answer)
+        elif head.startswith(b"GET"):
+            self._transport.write(model_answers.plain(str(len(self._held))))
+        else:
+            for go_on in self._held:
+                go_on()
+            self._held.clear()
+            self._transport.write(model_answers.plain("released"))
 
     def _agent(self, body: bytes) -> bytes:
-        roles = _ROLE.findall(body)
-        tool = _TOOL.search(body)
-        if tool is None or (roles and roles[-1] == b"tool"):
+        tool = _asks_tool(body)
+        if tool is None:
             return self._answer
-        made = self._tool_calls.get(tool[1])
+        made = self._tool_calls.get(tool)
         if made is None:
-            made = self._tool_calls[tool[1]] = _tool_call(tool[1].decode())
+            made = self._tool_calls[tool] = model_answers.tool_call(tool.decode())
         return made
 
     def _write(self, data: bytes) -> None:
@@ -139,6 +100,19 @@ class FakeModel(asyncio.Protocol):
         self._write(self._text[number])
         if number + 1 < len(self._text) and not self._transport.is_closing():
             asyncio.get_running_loop().call_soon(self._write_text, number + 1)
+
+    def _begin_slow_text(self) -> None:
+        loop = asyncio.get_running_loop()
+        # At fixed times: one that is late delays none of the next.
+        for number, data in enumerate(self._slow_text):
+            loop.call_at(loop.time() + number * CHUNK_S, self._write, data)
+
+
+def _asks_tool(body: bytes) -> bytes | None:
+    """The first tool of a request that has tools and no result of one yet."""
+    roles = _ROLE.findall(body)
+    tool = _TOOL.search(body)
+    return None if tool is None or (roles and roles[-1] == b"tool") else tool[1]
 
 
 async def _serve() -> None:

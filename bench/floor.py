@@ -1,4 +1,4 @@
-"""The floor: a bare gRPC server with aiohttp and the MCP SDK, nothing else.
+"""The floor: a bare gRPC server with aiohttp (or litellm) and the MCP SDK, nothing else.
 
 The same rpc, the same events and the same work for the model and the tool as Retinue, written as well as one
 would write it by hand, and without all that Retinue is for: no store, no registry, no host, no limits.
@@ -15,16 +15,15 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
-import aiohttp
 import grpc
 import orjson
 import uvloop
 from mcp.client.session import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
+from bench.floor_model import Answer, Model, open_model
 from retinue.engine.v1 import event_pb2, run_pb2, service_pb2, service_pb2_grpc
 
-_HEADERS = {"Content-Type": "application/json", "Accept": "text/event-stream", "Accept-Encoding": "identity"}
 _SYSTEM = {"role": "system", "content": "You are terse."}
 
 
@@ -50,43 +49,11 @@ class Run:
         return service_pb2.StreamRunResponse(events=events, through_sequence=self._sequence)
 
 
-class Answer:
-    """A model's answer while it comes in."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.call_id = self.name = self.arguments = self.finish_reason = ""
-        self.usage: dict[str, int] = {}
-        self._rest = b""
-
-    def feed(self, data: bytes) -> str:
-        """Take what was read; the text in it."""
-        *events, self._rest = (self._rest + data).split(b"\n\n")
-        text = ""
-        for event in events:
-            if event == b"data: [DONE]":
-                break
-            chunk = orjson.loads(event[6:])
-            if usage := chunk.get("usage"):
-                self.usage = usage
-            for choice in chunk["choices"]:
-                self.finish_reason = choice["finish_reason"] or self.finish_reason
-                delta = choice["delta"]
-                text += delta.get("content") or ""
-                for call in delta.get("tool_calls") or ():
-                    self.call_id = call.get("id") or self.call_id
-                    self.name = call["function"].get("name") or self.name
-                    self.arguments += call["function"]["arguments"]
-        self.text += text
-        return text
-
-
 class Floor(service_pb2_grpc.RunServiceServicer):
     """StreamRun, and nothing else."""
 
-    def __init__(self, model: str, http: aiohttp.ClientSession, tools: ClientSession) -> None:
+    def __init__(self, model: Model, tools: ClientSession) -> None:
         self._model = model
-        self._http = http
         self._tools = tools
         self._functions: list[dict[str, Any]] = []
 
@@ -109,22 +76,10 @@ class Floor(service_pb2_grpc.RunServiceServicer):
             run.emit(path, turn_started=event_pb2.TurnStarted(turn=turn, llm="model", model="fake"))
             yield run.taken()
             answer = Answer()
-            async with self._http.post(
-                f"{self._model}/{target}/v1/chat/completions",
-                data=orjson.dumps(
-                    {
-                        "messages": run.messages,
-                        "tools": self._functions if target != "text" else [],
-                        "model": "fake",
-                        "stream": True,
-                    }
-                ),
-                headers=_HEADERS,
-            ) as response:
-                async for data in response.content.iter_any():
-                    if text := answer.feed(data):
-                        run.emit(path, text_delta=event_pb2.TextDelta(text=text))
-                        yield run.taken()
+            tools = self._functions if target != "text" else []
+            async for text in self._model.ask(target, {"messages": run.messages, "tools": tools}, answer):
+                run.emit(path, text_delta=event_pb2.TextDelta(text=text))
+                yield run.taken()
             message = event_pb2.MessageCompleted(text=answer.text, finish_reason=answer.finish_reason)
             message.usage.input_tokens = answer.usage["prompt_tokens"]
             message.usage.output_tokens = answer.usage["completion_tokens"]
@@ -158,18 +113,17 @@ class Floor(service_pb2_grpc.RunServiceServicer):
         run.messages.append({"role": "tool", "tool_call_id": answer.call_id, "content": text})
 
 
-async def _serve(model: str, tool_server: list[str]) -> None:
+async def _serve(url: str, transport: str, tool_server: list[str]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        connector = aiohttp.TCPConnector(limit=0)
-        http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        model = await stack.enter_async_context(open_model(url, transport))
         parameters = StdioServerParameters(command=sys.executable, args=tool_server)
         read, write = await stack.enter_async_context(stdio_client(parameters))
         tools = await stack.enter_async_context(ClientSession(read, write))
         await tools.initialize()
-        floor = Floor(model, http, tools)
+        floor = Floor(model, tools)
         await floor.list_tools()
         server = grpc.aio.server()
         service_pb2_grpc.add_RunServiceServicer_to_server(floor, server)
@@ -183,6 +137,7 @@ async def _serve(model: str, tool_server: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="address of the fake model, http://host:port")
+    parser.add_argument("--transport", choices=["direct", "litellm"], default="direct")
     parser.add_argument("tool_server", nargs="+", help="arguments of Python for the tool server")
     arguments = parser.parse_args()
-    uvloop.run(_serve(arguments.model, arguments.tool_server))
+    uvloop.run(_serve(arguments.model, arguments.transport, arguments.tool_server))

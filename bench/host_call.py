@@ -16,8 +16,8 @@ import grpc
 from mcp.client.session import ClientSession
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
-from bench.processes import BenchError, children_of, cores, cpu_s, rss_mib, started
-from bench.suite import SERVICES, service_environments, tool_server_arguments
+from bench.processes import BenchError, children_of, cpu_s, pin, rss_mib, started
+from bench.services import SERVICES, service_environments, tool_server_arguments
 from retinue.mcphost.v1 import service_pb2, service_pb2_grpc, tool_pb2
 
 SERVERS = 50
@@ -102,10 +102,7 @@ def _project(folder: Path, core: int | None) -> list[str]:
 
 async def measure_host(*, rounds: int, seconds: float) -> dict[str, float]:
     """Medians over rounds, host and SDK by turns, 32 calls in flight on one connection each."""
-    pair = cores()
-    measured, rest = pair or (None, None)
-    if rest is not None:
-        os.sched_setaffinity(0, {rest})
+    measured, rest = pin()
     async with AsyncExitStack() as stack:
         processes = stack.enter_context(ExitStack())
         folder = Path(processes.enter_context(TemporaryDirectory(prefix="retinue-bench-")))

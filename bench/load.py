@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from bench.fake_model import ANSWER, ARGUMENTS, CHUNKS, PACE_S, TEXT
-from bench.processes import BenchError, Usage
-from bench.suite import Suite, System
+from bench.fake_model import PACE_S
+from bench.model_answers import ANSWER, ARGUMENTS, CHUNKS, TEXT
+from bench.processes import BenchError, Process, Usage
+from bench.suite import System
 from retinue.engine.v1 import event_pb2, run_pb2, service_pb2, service_pb2_grpc
 from retinue.registry.v1 import component_pb2
 
@@ -27,10 +28,12 @@ _WITH_TOOL = ["run_started", *_TOOL_TURN, *_LAST_TURN, "run_finished"]
 STORIES = {
     "agent": _WITH_TOOL,
     "paced": _WITH_TOOL,
+    "held": _WITH_TOOL,
     "text": ["run_started", *_LAST_TURN, "run_finished"],
+    "watched": ["run_started", *_LAST_TURN, "run_finished"],
 }
 """The events of a run of each agent; one `text_delta` stands for any number."""
-OUTPUTS = {"agent": ANSWER, "paced": ANSWER, "text": TEXT}
+OUTPUTS = {"agent": ANSWER, "paced": ANSWER, "held": ANSWER, "text": TEXT, "watched": TEXT}
 
 
 @dataclass
@@ -115,10 +118,10 @@ def percentile(values: list[float], part: float) -> float:
 
 
 class Load:
-    """Loads the systems of a suite over kept channels."""
+    """Loads systems that ask one model, over kept channels."""
 
-    def __init__(self, suite: Suite) -> None:
-        self._suite = suite
+    def __init__(self, model: Process) -> None:
+        self._model = model
         self._stubs: dict[str, service_pb2_grpc.RunServiceStub] = {}
 
     def _stub(self, system: System) -> service_pb2_grpc.RunServiceStub:
@@ -138,7 +141,7 @@ class Load:
         except grpc.aio.AioRpcError as failure:
             raise BenchError(f"{system.name}: a run failed: {failure.code()}: {failure.details()}") from None
         elapsed, used = usage.end()
-        for process in (*system.processes, *system.around, self._suite.model):
+        for process in (*system.processes, *system.around, self._model):
             process.check()
         return _figures(system, agent, tally, elapsed, used)
 
@@ -147,7 +150,7 @@ class Load:
         return {
             **pids,
             "tool servers": system.tool_servers(),
-            "model": [self._suite.model.pid],
+            "model": [self._model.pid],
             "load": [os.getpid()],
         }
 

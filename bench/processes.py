@@ -1,5 +1,6 @@
 """Processes of a measurement: started on a core, counted by /proc, ended with the block that started them."""
 
+import functools
 import os
 import select
 import subprocess
@@ -25,12 +26,24 @@ class BenchError(Exception):
     """A measurement that is not worth its figures: something failed or answered wrongly."""
 
 
+@functools.cache
 def cores() -> tuple[int, int] | None:
-    """The core of what is measured and the core of all else; None where there are not two to pin to."""
+    """The core of what is measured and the core of all else; None where there are not two to pin to.
+
+    Said once: a process that has moved to one of them sees no other.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return None
     free = sorted(os.sched_getaffinity(0))
     return (free[0], free[1]) if len(free) > 1 else None
+
+
+def pin() -> tuple[int | None, int | None]:
+    """Move this process, and what it starts, to the core of all else; return both cores, where there are."""
+    measured, rest = cores() or (None, None)
+    if rest is not None:
+        os.sched_setaffinity(0, {rest})
+    return measured, rest
 
 
 def cpu_s(pid: int) -> float:
@@ -86,10 +99,11 @@ def started(
     core: int | None,
     environment: Mapping[str, str] | None = None,
     cwd: Path = ROOT,
+    python: str = sys.executable,
 ) -> Iterator[Process]:
     """Start `python ARGUMENTS` on a core; leaving ends it."""
     popen = subprocess.Popen(
-        [sys.executable, *arguments],
+        [python, *arguments],
         cwd=cwd,
         env={**_environment(), **(environment or {})},
         stdin=subprocess.PIPE,

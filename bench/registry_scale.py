@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 import grpc
 import structlog
 
-from bench.processes import BenchError, cores, rss_mib, started
-from bench.suite import SERVICES, service_environments
+from bench.processes import BenchError, pin, rss_mib, started
+from bench.services import SERVICES, service_environments
 from retinue.registry.v1 import component_pb2, service_pb2, service_pb2_grpc
 from retinue_registry.component import Key
 from retinue_registry.convert import ProtoCodec
@@ -69,10 +68,7 @@ async def _get_in_process(folder: Path, times: int) -> float:
 
 async def measure_registry(*, times: int) -> dict[str, float]:
     """Start a registry on a project of 10,000 components, twice, and ask it."""
-    pair = cores()
-    measured, rest = pair or (None, None)
-    if rest is not None:
-        os.sched_setaffinity(0, {rest})
+    measured, _ = pin()
     with TemporaryDirectory(prefix="retinue-bench-") as made:
         folder = Path(made)
         write_components(folder)

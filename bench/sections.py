@@ -14,7 +14,7 @@ Cells = dict[str, Any]
 
 async def settle(suite: Suite) -> None:
     """Let each system make its first runs: connections, tool servers, caches."""
-    load = Load(suite)
+    load = Load(suite.model)
     for system in (suite.floor, suite.retinue):
         for agent in ("agent", "text"):
             await load.round(system, agent, 1, 0.05)
@@ -22,7 +22,7 @@ async def settle(suite: Suite) -> None:
 
 async def measure(suite: Suite, agent: str, in_flight: int, *, rounds: int, seconds: float) -> Cells:
     """Load floor and Retinue by turns. The ratio is the median of the rounds' ratios, Retinue to floor."""
-    load = Load(suite)
+    load = Load(suite.model)
     found: dict[str, list[Figures]] = {"floor": [], "retinue": []}
     for number in range(rounds):
         # Each is first by turns: what drifts during a round favours neither.

@@ -15,7 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.processes import START_S, BenchError, Process, cores, started
-from bench.suite import SERVICES, free_port, service_environments, tool_server_arguments, write_project
+from bench.services import SERVICES, free_port, service_environments, tool_server_arguments, write_project
 
 _POLL_S = 0.002
 _ADDRESSES = {
@@ -26,7 +26,8 @@ _ADDRESSES = {
 _IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
-async def _until_serving(process: Process, address: str) -> None:
+async def until_serving(process: Process, address: str) -> None:
+    """Wait until health says SERVING."""
     host, _, port = address.rpartition(":")
     until = time.perf_counter() + START_S
     while time.perf_counter() < until:
@@ -64,7 +65,7 @@ async def _start(names: Sequence[str]) -> float:
                         cwd=folder,
                     )
                 )
-                group.create_task(_until_serving(process, environments[name][_ADDRESSES[name]]))
+                group.create_task(until_serving(process, environments[name][_ADDRESSES[name]]))
         return time.perf_counter() - start
 
 

@@ -121,7 +121,10 @@ class Acceptance:
         # The bytes have a place of their own; what was asked is kept in the first event and in the request.
         del stored_request.files[:]
         create_us = now_us()
-        queue_us = request.queue_timeout.ToMicroseconds()
+        timeout_s = definition_from(accepted.definition, request.options.SerializeToString()).timeout_s
+        # A queued run has no task that could see its time run out.
+        limits_us = [request.queue_timeout.ToMicroseconds(), int((timeout_s or 0) * 1_000_000)]
+        queue_us = min((each for each in limits_us if each), default=None)
         origin = accepted.origin
         row = RunRow(
             run_id=new_run_id(),
@@ -141,7 +144,7 @@ class Acceptance:
             origin_run_id=origin.run_id if origin else "",
             origin_sequence=origin.sequence if origin else 0,
             priority=request.priority,
-            expire_us=create_us + queue_us if queue_us else None,
+            expire_us=create_us + queue_us if queue_us is not None else None,
         )
         row.root_run_id = row.run_id
         blobs = [_blob(row.run_id, file) for file in request.files]

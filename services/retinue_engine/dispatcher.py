@@ -21,6 +21,7 @@ from retinue_engine.store import (
     SUSPENDED_STATES,
     BlobRow,
     Control,
+    InputRow,
     QueuedSession,
     RunRow,
     Store,
@@ -143,18 +144,36 @@ class Dispatcher:
 
     async def _control(self, namespace: str, run_id: str, control: Control) -> RunRow | None:
         row = await self._store.control_run(namespace, run_id, control)
-        if row is not None and row.state not in FINAL_STATES:
-            await self.attend(row)
+        if row is not None:
+            await self._attend(row)
         return row
 
-    async def attend(self, row: RunRow) -> None:
-        """See to a root run for which there is a word, where it is this engine's or nobody's."""
+    async def answer(self, namespace: str, input_id: str, answer: bytes) -> InputRow | None:
+        """Store an answer, and see to the run that waits for it; None: no such request.
+
+        The row tells which answer counts.
+        """
+        return await self._supervisor.whole(self._answer(namespace, input_id, answer))
+
+    async def _answer(self, namespace: str, input_id: str, answer: bytes) -> InputRow | None:
+        stored = await self._store.answer_input(namespace, input_id, answer)
+        if stored is not None and stored.answer == answer:
+            root = await self._store.get_run(namespace, stored.root_run_id)
+            if root is not None:
+                await self._attend(root)
+        return stored
+
+    async def _attend(self, row: RunRow) -> None:
+        """See to a root run for which a word is stored, where it is this engine's or nobody's."""
         if self._supervisor.works_on(row.run_id):
-            await self._supervisor.hear([row.run_id])
+            try:
+                await self._supervisor.hear([row.run_id])
+            except RetinueError as error:
+                log.warning("a run was not told what is wanted", run_id=row.run_id, error=error.message)
         elif row.state in SUSPENDED_STATES or (
             row.state == RUN_STATE_QUEUED and row.cancel_reason is not None
         ):
-            await self._take_over(row)
+            await self._take_up(row)
 
     async def _ended(self, active: ActiveRun) -> None:
         """Begin what could not before this run let go."""
@@ -171,7 +190,7 @@ class Dispatcher:
         try:
             row = await self._store.get_run(active.row.namespace, active.row.run_id)
             due = row is not None and row.attention_us is not None and row.attention_us <= now_us()
-            if row is not None and row.state in SUSPENDED_STATES and (active.wake or due):
+            if row is not None and row.state in SUSPENDED_STATES and (active.unheard or due):
                 await self._take_over(row)
         except RetinueError as error:
             log.warning("cannot take up a run again", run_id=active.row.run_id, error=error.message)
@@ -243,6 +262,7 @@ class Dispatcher:
             now = await self._store.get_run(row.namespace, row.run_id)
             if now is not None:
                 row.cancel_reason, row.pause_reason = now.cancel_reason, now.pause_reason
+                row.attention_us = now.attention_us
             if self._supervisor.closing:
                 await self._supervisor.give_back([row])
             else:
@@ -277,7 +297,7 @@ class Dispatcher:
         return (full_look and any(taken)) or (began and self._backlog and not self.full)
 
     async def _take_up(self, row: RunRow) -> bool:
-        """Take over a run that a look found; one that cannot be taken holds up no other."""
+        """Take over a run that waits for that; one that cannot be taken holds up no other."""
         if self._supervisor.works_on(row.run_id):
             return False
         log.debug("taking up a run", run_id=row.run_id)

@@ -4,11 +4,13 @@ It is asked when an event is made, and again by an engine that takes over a run 
 had its effects.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 from retinue.engine.v1 import event_pb2, run_pb2
 from retinue.engine.v1.service_pb2 import RunRequest
 from retinue_engine.agent.tree import Tree
+from retinue_engine.history import definition_of
 from retinue_engine.store import (
     RUN_STATE_RUNNING,
     Effects,
@@ -68,7 +70,8 @@ def _child_started(root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Effe
     return Effects(children=[row])
 
 
-def _child_finished(root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Effects:
+def _child_finished(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
+    asked = tree.child(event.run_id).conversation.asked.values()
     result = event.child_run_finished.result
     outcome = RunOutcome(
         namespace=root.namespace,
@@ -78,7 +81,9 @@ def _child_finished(root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Eff
         end_us=event.time.ToMicroseconds(),
         result=result.SerializeToString(),
     )
-    return Effects(outcomes=[outcome])
+    # Nobody can answer any more what it asked.
+    unheard = [each.request.input_id for each in asked if each.answer is None]
+    return Effects(outcomes=[outcome], received=unheard)
 
 
 def _input_requested(root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Effects:
@@ -99,11 +104,21 @@ def _input_received(_root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Ef
 
 
 def _suspended(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
-    expiries = [asked.request.expire_time.ToMicroseconds() for asked in tree.pending()]
-    # A paused run does not go on for an answer's expiry.
-    waits = event.run_suspended.state == run_pb2.RUN_STATE_WAITING
-    attention_us = min(expiries, default=None) if waits else None
+    attention_us: int | None = None
+    # A paused run goes on for a person alone.
+    if event.run_suspended.state == run_pb2.RUN_STATE_WAITING:
+        expiries = [asked.request.expire_time.ToMicroseconds() for asked in tree.pending()]
+        attention_us = min([*expiries, *_deadlines(root, tree)], default=None)
     return Effects(suspension=Suspension(root.run_id, event.run_suspended.state, attention_us))
+
+
+def _deadlines(root: RunRow, tree: Tree) -> Iterator[int]:
+    """When runs of the tree that have not ended have had their time, for as far as it is limited."""
+    runs = [(definition_of(root).timeout_s, root.create_us)]
+    runs += [(each.agent.timeout_s, each.create_us) for each in tree.children() if each.result is None]
+    for timeout_s, create_us in runs:
+        if timeout_s is not None:
+            yield create_us + math.ceil(timeout_s * 1_000_000)
 
 
 def _finished(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:

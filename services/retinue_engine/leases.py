@@ -80,13 +80,16 @@ class Leases:
 
     async def hear(self) -> None:
         """Hear of the cancels, pauses and answers that came to other engines."""
+        commanded: Sequence[str] = ()
         while True:
             await asyncio.sleep(HEAR_S)
             try:
-                commanded = await self._store.commanded_runs()
+                # Those that were not told the last time may have no word in the store any more.
+                commanded = [*{*commanded, *await self._store.commanded_runs()}]
                 self._reached()
                 if commanded:
                     await self._runs.hear(commanded)
+                commanded = ()
             except RetinueError as error:
                 log.warning("cannot hear what people want of runs, trying again", error=error.message)
 

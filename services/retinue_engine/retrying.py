@@ -6,7 +6,7 @@ from retinue.engine.v1 import event_pb2
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED, RunOptions, RunOrigin, RunState
 from retinue.engine.v1.service_pb2 import RunRequest
 from retinue.errors import RunNotFoundError, RunStateInvalidError
-from retinue_engine.agent.tree import Tree
+from retinue_engine.agent.conversation import Conversation
 from retinue_engine.agent.work import Work
 from retinue_engine.history import replay
 from retinue_engine.journal import MAX_EVENT_BYTES
@@ -34,10 +34,13 @@ async def retry_request(
     merged = request.options
     if options.generation.stop:
         del merged.generation.stop[:]
+    # Merged field by field, seconds of one and nanos of the other would make a third.
     for name in ("timeout", "input_timeout"):
-        # Merged field by field, seconds of one and nanos of the other would make a third.
         if options.HasField(name):
             merged.ClearField(name)
+    for given, known in ((options.budget, merged.budget), (options.session_budget, merged.session_budget)):
+        if given.HasField("max_duration"):
+            known.ClearField("max_duration")
     merged.MergeFrom(options)
     return request, RunOrigin(run_id=row.run_id, sequence=await store.last_sequence(row.run_id))
 
@@ -47,15 +50,9 @@ async def restore(store: Store, work: Work) -> None:
     row, root = work.row, work.tree.root
     if not row.origin_run_id or root.restored_whole:
         return
-    origin = await store.get_run(row.namespace, row.origin_run_id)
-    if origin is None:
-        raise RunNotFoundError(
-            f"run {row.origin_run_id}, which this one was to go on from, was deleted",
-            run_id=row.origin_run_id,
-        )
-    tree = await _origin_tree(store, origin, row.origin_sequence)
-    messages = [json.dumps(message, ensure_ascii=False) for message in tree.root.whole_messages()]
-    saved = len(messages) - tree.root.unsaved(len(messages))
+    origin = await _origin(store, row)
+    messages = [json.dumps(message, ensure_ascii=False) for message in origin.whole_messages()]
+    saved = len(messages) - origin.unsaved(len(messages))
     while not root.restored_whole:
         begin = end = root.restored
         size = 0
@@ -70,6 +67,18 @@ async def restore(store: Store, work: Work) -> None:
         work.emit(row.run_id, "", conversation_restored=restored)
 
 
-async def _origin_tree(store: Store, origin: RunRow, through: int) -> Tree:
-    events, _ = await read_events(store, origin.run_id)
-    return await replay(store, origin, [event for event in events if event.sequence <= through])
+async def _origin(store: Store, row: RunRow) -> Conversation:
+    """Where the run stood that another goes on from. Raises RunNotFoundError."""
+    while True:
+        origin = await store.get_run(row.namespace, row.origin_run_id)
+        if origin is None:
+            raise RunNotFoundError(
+                f"run {row.origin_run_id}, which this one was to go on from, was deleted",
+                run_id=row.origin_run_id,
+            )
+        events, _ = await read_events(store, origin.run_id)
+        tree = await replay(store, origin, [each for each in events if each.sequence <= row.origin_sequence])
+        if not origin.origin_run_id or tree.root.restored_whole:
+            return tree.root
+        # It ended before it had its own beginning.
+        row = origin

@@ -1,6 +1,5 @@
 """InputService on the wire."""
 
-import json
 from typing import Any
 
 import grpc
@@ -15,6 +14,7 @@ from retinue.errors import (
     Violation,
 )
 from retinue_engine.agent.conversation import parse_arguments
+from retinue_engine.agent.json_schema import parse_json
 from retinue_engine.agent.output import OutputSchema
 from retinue_engine.convert import input_to_proto
 from retinue_engine.dispatcher import Dispatcher
@@ -73,14 +73,11 @@ class InputServicer(service_pb2_grpc.InputServiceServicer):
             raise _not_found(request)
         _check_answer(asked, request)
         answer = request.answer.SerializeToString(deterministic=True)
-        stored = await self._store.answer_input(namespace, request.input_id, answer)
+        stored = await self._dispatcher.answer(namespace, request.input_id, answer)
         if stored is None:
             raise _not_found(request)
         if stored.answer != answer:
             raise _closed(stored)
-        root = await self._store.get_run(namespace, stored.root_run_id)
-        if root is not None:
-            await self._dispatcher.attend(root)
         return service_pb2.AnswerInputResponse(input=input_to_proto(stored))
 
 
@@ -94,11 +91,8 @@ def _not_found(request: service_pb2.AnswerInputRequest) -> InputNotFoundError:
 
 def _closed(row: InputRow) -> InputClosedError:
     state = input_pb2.InputState.Name(input_pb2.InputState.ValueType(row.state)).removeprefix("INPUT_STATE_")
-    why = (
-        "it has another answer already"
-        if row.answer is not None
-        else "its time is over, or its run has ended"
-    )
+    answered = row.answer is not None and not input_to_proto(row).answer.HasField("expired")
+    why = "it has another answer already" if answered else "its time is over, or its run has ended"
     return InputClosedError(
         f"input {row.input_id} takes no answer: {why}", input_id=row.input_id, state=state
     )
@@ -134,8 +128,8 @@ def _check_answer(asked: input_pb2.InputRequest, request: service_pb2.AnswerInpu
 def _check_value(question: input_pb2.Question, value_json: str) -> None:
     _check_size("answer.value_json", value_json)
     try:
-        json.loads(value_json)
-    except (ValueError, RecursionError) as error:
+        parse_json(value_json)
+    except ValueError as error:
         raise _invalid("answer.value_json", f"is no JSON: {error}") from None
     if question.schema_json:
         checked = OutputSchema(question.schema_json).check(value_json)

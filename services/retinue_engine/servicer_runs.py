@@ -89,8 +89,13 @@ class RunServicer(service_pb2_grpc.RunServiceServicer):
             )
         check_types(request.event_types)
         row = await self._find(request.namespace, request.run_id)
-        child = row.run_id if row.parent_run_id else ""
-        which = EventFilter(frozenset(request.event_types), _below(row.path, request.path), child)
+        child, last = "", None
+        if row.parent_run_id:
+            child = row.run_id
+            last = await self._store.last_sequence(row.root_run_id) if row.state in FINAL_STATES else None
+        if last is not None and last == request.after_sequence:
+            return
+        which = EventFilter(frozenset(request.event_types), _below(row.path, request.path), child, last)
         stream = self._watch(row, request.after_sequence)
         async for response in stream if which.empty else filtered(stream, which):
             yield response

@@ -5,6 +5,7 @@ import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -33,6 +34,8 @@ class ActiveRun:
     feed: Feed
     past: list[event_pb2.RunEvent]
     """What happened before this engine took it up."""
+    hear: Callable[[], Awaitable[None]]
+    """Takes the words that are stored for it."""
     cancel_reason: str | None = None
     """What a canceller said; None where nobody cancelled."""
     lost: bool = False
@@ -45,10 +48,10 @@ class ActiveRun:
     """Whether its end is being written: nothing can change it now."""
     suspending: bool = False
     """Whether this engine lets go of it because it waits or is paused."""
-    wake: bool = False
-    """Whether a word for it came while it was being suspended."""
-    receive: Callable[[], Awaitable[None]] | None = None
-    """Takes in the answers that have come; None before the work has begun."""
+    unheard: int = 0
+    """Words for it that have not reached it: those on their way, and those that came too late for it."""
+    receive: Callable[[], Awaitable[bool]] | None = None
+    """Takes in the answers that have come, if it is not too late; None before the work has begun."""
     task: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
 
@@ -69,6 +72,8 @@ class Supervisor:
         self._lease_s = lease_s
         self._active: dict[str, ActiveRun] = {}
         self._context = contextvars.copy_context()
+        self._hearing = asyncio.Lock()
+        """Words reach runs in the order in which the store has them."""
         self.closing = False
         """Whether the engine stops: nothing new begins."""
         self.on_ended: Ended | None = None
@@ -115,7 +120,8 @@ class Supervisor:
             head.last_sequence,
             on_lost=lambda: self._lose(active),
         )
-        active = ActiveRun(row, journal, feed, past, cancel_reason=row.cancel_reason, expired=expired)
+        hear = partial(self.hear, [row.run_id])
+        active = ActiveRun(row, journal, feed, past, hear, cancel_reason=row.cancel_reason, expired=expired)
         self._active[row.run_id] = active
         # A run that begins is part of its caller's trace; one that is taken over, of nobody's here.
         context = self._context.copy() if taken_over else None
@@ -171,20 +177,33 @@ class Supervisor:
 
     async def hear(self, run_ids: Sequence[str]) -> None:
         """Tell runs that this engine works on what people want of them."""
-        mine = [run_id for run_id in run_ids if run_id in self._active]
-        for run_id in mine:
-            # Until its commands are taken it may let go of itself; then they are for who takes it up again.
-            self._active[run_id].wake = True
-        for row in await self._store.take_commands(mine) if mine else ():
-            active = self._active.get(row.run_id)
-            if active is None or active.suspending or active.ending:
-                continue
-            active.wake = False
-            active.row.pause_reason = row.pause_reason
-            if row.cancel_reason is not None:
-                self._cancel(active, row.cancel_reason)
-            elif active.receive is not None:
-                await active.receive()
+        mine = {run_id: self._active[run_id] for run_id in run_ids if run_id in self._active}
+        if not mine:
+            return
+        for active in mine.values():
+            # Until it is told a run may let go of itself; then the word is for who takes it up again.
+            active.unheard += 1
+        async with self._hearing:
+            reached = [
+                mine[row.run_id]
+                for row in await self._store.take_commands(list(mine))
+                if self._tell(mine[row.run_id], row)
+            ]
+        for active in reached:
+            try:
+                if active.receive is None or await active.receive():
+                    active.unheard -= 1
+            except RetinueError as error:
+                log.warning("a run was not told its answers", run_id=active.row.run_id, error=error.message)
+
+    def _tell(self, active: ActiveRun, row: RunRow) -> bool:
+        """Tell a run what its row says; False where it is too late for that."""
+        if active.suspending or active.ending:
+            return False
+        active.row.pause_reason = row.pause_reason
+        if row.cancel_reason is not None:
+            self._cancel(active, row.cancel_reason)
+        return True
 
     def _cancel(self, active: ActiveRun, reason: str) -> None:
         if active.cancel_reason is None and active.task:

@@ -19,6 +19,8 @@ class EventFilter:
     """This one and what is below it; all where it is empty."""
     last_of: str = ""
     """The child whose end ends the watch; empty: the root's."""
+    last: int | None = None
+    """Where the watch of a child that has ended is over, whatever follows in its tree."""
 
     @property
     def empty(self) -> bool:
@@ -55,7 +57,7 @@ async def filtered(stream: AsyncIterator[bytes], which: EventFilter) -> AsyncIte
         over = any(
             event.run_id == which.last_of and event.HasField("child_run_finished")
             for event in response.events
-        )
+        ) or (which.last is not None and response.through_sequence >= which.last)
         rest = service_pb2.StreamRunResponse(events=kept, through_sequence=response.through_sequence)
         yield rest.SerializeToString()
         if over:

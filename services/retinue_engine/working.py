@@ -1,6 +1,9 @@
 """Working on a run: from where its journal stands to its last event, or until it waits for somebody."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -33,12 +36,14 @@ from retinue_engine.definition import AgentDefinition, Budget
 from retinue_engine.history import definition_of, replay
 from retinue_engine.journal import MAX_EVENT_BYTES
 from retinue_engine.outcome import cancelled, failed, fill_result, succeeded
-from retinue_engine.receiving import receive_answers
+from retinue_engine.receiving import expire_inputs, receive_answers
 from retinue_engine.retrying import restore
-from retinue_engine.store import RunRow, Store, Totals
+from retinue_engine.store import NOW, RunRow, Store, Totals
 from retinue_engine.supervisor import ActiveRun
 
 log = structlog.get_logger()
+
+Done = TypeVar("Done")
 
 CUT_OUTPUT = "\n[cut: the last message has it whole]"
 
@@ -80,7 +85,8 @@ class Worker:
         tree = await self._replay(active)
         work = self._work(active, tree)
         if agent.session_budget != Budget():
-            session = await self._store.get_session(active.row.namespace, active.row.session_id)
+            row = active.row
+            session = await _patiently(row, partial(self._store.get_session, row.namespace, row.session_id))
             work.session = session.totals if session else Totals()
         return work
 
@@ -98,7 +104,8 @@ class Worker:
 
         async def find_blob(run_id: str, blob_id: str) -> bytes | None:
             # A child's attachments are kept with the root of its tree.
-            blob = await store.get_blob(row.run_id if run_id in tree else run_id, blob_id)
+            root_run_id = row.run_id if run_id in tree else run_id
+            blob = await _patiently(row, partial(store.get_blob, root_run_id, blob_id))
             return blob.data if blob else None
 
         return Work(
@@ -111,17 +118,13 @@ class Worker:
         )
 
     async def _replay(self, active: ActiveRun) -> Tree:
-        """Read a run, however often the store has to be asked."""
-        waits = backoff_s()
+        row = active.row
         while True:
             try:
-                return await replay(self._store, active.row, active.past)
+                return await _patiently(row, partial(replay, self._store, row, active.past))
             except asyncio.CancelledError as error:
                 # Cancelled by a user before it began: its end is written all the same.
                 _uncancel(active, error)
-            except StoreUnavailableError as error:
-                log.warning("cannot read a run, trying again", run_id=active.row.run_id, error=error.message)
-                await asyncio.sleep(next(waits))
 
     async def _run(self, active: ActiveRun, work: Work, agent: AgentDefinition) -> RunResult | None:
         """The beginning of the result; None where the run waits now, or is paused."""
@@ -129,10 +132,14 @@ class Worker:
             return cancelled(active.cancel_reason)
         row = work.row
         if active.expired:
-            raise _too_late(row)
-        await restore(self._store, work)
-        await receive_answers(self._store, work, begins=True)
-        active.receive = lambda: receive_answers(self._store, work)
+            _check_queue_time(row)
+        await _patiently(row, partial(restore, self._store, work))
+        # Before answers are read: one that comes in between is told.
+        active.receive = partial(receive_answers, self._store, work, partial(_listens, active))
+        if await _patiently(row, partial(expire_inputs, self._store, work)) or row.attention_us == NOW:
+            # It is taken up already: these words shall not wake it when it waits again.
+            await _patiently(row, active.hear)
+        await _patiently(row, active.receive)
         run = AgentRun(work, row.run_id, "", 0, agent, work.tree.root)
         async with time_limit(agent.timeout_s, row.create_us):
             while True:
@@ -181,6 +188,22 @@ class Worker:
         )
 
 
+async def _patiently(row: RunRow, ask: Callable[[], Awaitable[Done]]) -> Done:
+    """Ask the store, however often it takes: a run does not fail because the store was away."""
+    waits = backoff_s()
+    while True:
+        try:
+            return await ask()
+        except StoreUnavailableError as error:
+            log.warning("the store does not answer, trying again", run_id=row.run_id, error=error.message)
+            await asyncio.sleep(next(waits))
+
+
+def _listens(active: ActiveRun) -> bool:
+    """Whether a run can still take in a word."""
+    return not (active.ending or active.suspending)
+
+
 def _uncancel(active: ActiveRun, error: asyncio.CancelledError) -> None:
     """Go on to write the end of a run that a person cancelled; any other cancellation goes through."""
     task = asyncio.current_task()
@@ -189,9 +212,13 @@ def _uncancel(active: ActiveRun, error: asyncio.CancelledError) -> None:
     task.uncancel()
 
 
-def _too_late(row: RunRow) -> RunExpiredError:
-    limit_s = RunRequest.FromString(row.request).queue_timeout.ToNanoseconds() / 1e9
-    return RunExpiredError(
+def _check_queue_time(row: RunRow) -> None:
+    """Raise RunExpiredError; not where it is its timeout that is over, which is seen to below."""
+    limit_us = RunRequest.FromString(row.request).queue_timeout.ToMicroseconds()
+    if not limit_us or now_us() < row.create_us + limit_us:
+        return
+    limit_s = limit_us / 1_000_000
+    raise RunExpiredError(
         f"the run waited for its turn for longer than its queue_timeout of {limit_s:g} s: start it again, or "
         "give it more time",
         queue_timeout_s=f"{limit_s:g}",

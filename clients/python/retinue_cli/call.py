@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar
 
 import typer
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from retinue.client import Access, Client
 
 P = ParamSpec("P")
+Result = TypeVar("Result")
 
 _PANEL = "Services"
 
@@ -181,6 +182,26 @@ def calling(
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def taking(name: str, make: Callable[..., Any]) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Give a command the options that `make` takes; what it makes of them is the command's `name`."""
+    options = list(inspect.signature(make).parameters.values())
+
+    def give(command: Callable[..., Result]) -> Callable[..., Result]:
+        signature = inspect.signature(command)
+        own = [each for each in signature.parameters.values() if each.name != name]
+
+        @functools.wraps(command)
+        def run(call: Call, **values: Any) -> Result:
+            made = make(**{option.name: values.pop(option.name) for option in options})
+            return command(call, **values, **{name: made})
+
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in [*own[1:], *options]]
+        run.__signature__ = signature.replace(parameters=[own[0], *parameters])  # type: ignore[attr-defined]
+        return run
+
+    return give
 
 
 def known_file(path: Path) -> Path:

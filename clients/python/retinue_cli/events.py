@@ -5,10 +5,19 @@ from typing import TYPE_CHECKING
 
 from retinue_cli.inputs import answered, asked
 from retinue_cli.output import Output
-from retinue_cli.wording import clean, count, dollars, one_line, seconds
+from retinue_cli.results import (
+    FAILED,
+    PAUSED,
+    STOP_ERROR,
+    SUCCEEDED,
+    bill,
+    state_name,
+    state_style,
+    stop_words,
+)
+from retinue_cli.wording import clean, count, one_line, seconds
 
 if TYPE_CHECKING:
-    from retinue.common.v1 import usage_pb2
     from retinue.engine.v1 import event_pb2, run_pb2
 
 _SHORT_ARGUMENTS = 300
@@ -19,23 +28,8 @@ _BEFORE_BEGIN = frozenset({"run_started", "conversation_restored"})
 """An engine that claims a run after these takes up what was just accepted: nothing to tell."""
 _LONGEST_COMPACTED = 100_000
 
-PAUSED, SUCCEEDED, FAILED, CANCELLED = 3, 5, 6, 7
-"""RunState, without importing the stubs; a test holds them to the proto."""
-
-_STATES = {1: "queued", 2: "running", 3: "paused", 4: "waiting", 5: "succeeded", 6: "failed", 7: "cancelled"}
-_STATE_STYLES = {SUCCEEDED: "green", FAILED: "red", CANCELLED: "yellow"}
 _TOOL_OUTCOMES = {2: "the tool reports an error", 3: "no answer", 4: "denied"}
 _OUTCOME_SUCCEEDED = 1
-
-
-def state_name(state: int) -> str:
-    """A RunState in words: `running`."""
-    return _STATES.get(state, "unknown")
-
-
-def state_style(state: int) -> str:
-    """A RunState's colour."""
-    return _STATE_STYLES.get(state, "cyan")
 
 
 class RunPrinter:
@@ -70,6 +64,13 @@ class RunPrinter:
         """Of the last event seen: where a watch goes on."""
         self.result: run_pb2.RunResult | None = None
         """How the run ended, once it has."""
+        self.only_structured = False
+        """Quiet, and the run answers by a schema: the answer that fits is shown, no text before it."""
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the model's text is shown and nothing else."""
+        return self._quiet
 
     def event(self, event: "event_pb2.RunEvent") -> None:
         """Print one event."""
@@ -174,7 +175,7 @@ class RunPrinter:
 
     def _show_text_delta(self, delta: "event_pb2.TextDelta") -> None:
         text = clean(delta.text)
-        if not text or self._place:
+        if not text or self._place or self.only_structured:
             return
         self._turn_text = True
         self._output.raw(text)
@@ -198,7 +199,7 @@ class RunPrinter:
         if self._place:
             for line in clean(message.text).splitlines():
                 self._say((line, ""))
-        elif message.text and not self._turn_text:
+        elif message.text and not self._turn_text and not self.only_structured:
             self._output.raw(message.text)
             self._at_line_start = message.text.endswith("\n")
         self.end_line()
@@ -217,7 +218,9 @@ class RunPrinter:
         self._say((f"(the answer so far does not count and is asked for again{why})", "yellow"))
 
     def _show_sampling_completed(self, sampled: "event_pb2.SamplingCompleted") -> None:
-        self._say((f"(the server {sampled.server} asked {sampled.llm}: {self._line_of(sampled.text)})", "dim"))
+        self._say(
+            (f"(the server {sampled.server} asked {sampled.llm}: {self._line_of(sampled.text)})", "dim")
+        )
 
     def _show_context_trimmed(self, trimmed: "event_pb2.ContextTrimmed") -> None:
         left_out = count(trimmed.omitted_messages, "message")
@@ -297,10 +300,18 @@ class RunPrinter:
             self._output.line()
         if result.state == FAILED:
             self._quiet = False  # never silent about a failure
+        self._show_structured(result)
         if self._brief and result.state == SUCCEEDED:
             self._say((bill(result), "dim"))
         else:
             self._show_end(result)
+
+    def _show_structured(self, result: "run_pb2.RunResult") -> None:
+        """Show the answer that fits the schema, where the text that was shown is not just that."""
+        if self.only_structured and result.structured_json:
+            self._output.raw(f"{result.structured_json}\n")
+        elif not _same_json(result.output, result.structured_json):
+            self._say(("= ", "green"), (self._line_of(result.structured_json), ""))
 
     def _show_child_run_finished(self, finished: "event_pb2.ChildRunFinished") -> None:
         if self._place:
@@ -312,32 +323,14 @@ class RunPrinter:
         style = state_style(result.state)
         mark = {SUCCEEDED: "✓", FAILED: "✗"}.get(result.state, "■")
         if result.state == FAILED:
-            self._say((f"{mark} failed: ", "bold red"), (result.error.message, "red"))
+            stop = "" if result.stop_reason == STOP_ERROR else stop_words(result.stop_reason)
+            why = f" ({stop})" if stop else ""
+            self._say((f"{mark} failed{why}: ", "bold red"), (result.error.message, "red"))
             self._say((bill(result), "dim"))
             return
         name = state_name(result.state)
         why = f": {result.cancel_reason}" if result.cancel_reason else ""
         self._say((f"{mark} {name}{why}", f"bold {style}"), (f" · {bill(result)}", "dim"))
-
-
-def bill(result: "run_pb2.RunResult") -> str:
-    """What a run took: turns, tool calls, tokens, cost and time."""
-    parts = [count(result.turns, "turn"), count(result.tool_calls, "tool call")]
-    if result.retries:
-        parts.append(count(result.retries, "failed model call"))
-    if result.repairs:
-        parts.append(count(result.repairs, "repaired answer"))
-    parts.append(f"tokens {tokens(result.usage)}")
-    parts.append(dollars(result.cost.nano_usd, unknown=result.cost.unknown))
-    parts.append(seconds(result.duration.seconds + result.duration.nanos / 1e9))
-    return " · ".join(parts)
-
-
-def tokens(usage: "usage_pb2.Usage") -> str:
-    """Tokens in words: `1,212 in (800 cached), 38 out`."""
-    cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
-    reasoning = f" ({usage.reasoning_tokens:,} reasoning)" if usage.reasoning_tokens else ""
-    return f"{usage.input_tokens:,} in{cached}, {usage.output_tokens:,} out{reasoning}"
 
 
 def _compact(text: str) -> str:
@@ -348,6 +341,16 @@ def _compact(text: str) -> str:
         return json.dumps(json.loads(text), ensure_ascii=False)
     except (ValueError, RecursionError):
         return text
+
+
+def _same_json(text: str, structured_json: str) -> bool:
+    """Whether a text says nothing else than a structured answer; also where there is none."""
+    if not structured_json:
+        return True
+    try:
+        return bool(json.loads(text) == json.loads(structured_json))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _span(done: "event_pb2.ToolCallCompleted") -> float:

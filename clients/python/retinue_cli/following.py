@@ -9,11 +9,12 @@ import typer
 
 from retinue_cli.asking import open_asker
 from retinue_cli.call import Call
-from retinue_cli.events import CANCELLED, FAILED, SUCCEEDED, RunPrinter, bill, state_name, state_style
+from retinue_cli.events import RunPrinter
 from retinue_cli.failures import CANCELLED as STATUS_CANCELLED
 from retinue_cli.failures import FAILED as STATUS_FAILED
 from retinue_cli.failures import INTERRUPTED
 from retinue_cli.output import Output
+from retinue_cli.results import CANCELLED, FAILED, SUCCEEDED, bill, state_name, state_style
 
 if TYPE_CHECKING:
     from retinue.client import Client
@@ -37,6 +38,9 @@ async def follow(
     that answer it are shown.
     """
     printer.run_id, printer.sequence = run_id, after_sequence
+    if printer.quiet:
+        settings = (await client.runs.get(run_id)).settings
+        printer.only_structured = bool(settings.output_schema_json)
     events: AsyncIterator[event_pb2.RunEvent] = client.runs.watch(run_id, after_sequence=after_sequence)
     async with (
         open_asker(call, client, printer, interactive=interactive) as asker,

@@ -96,8 +96,10 @@ def _session(run: AgentRun) -> _Account:
 def _duration_s(run: AgentRun) -> float:
     """Since acceptance, without the time that the tree waited for people."""
     work = run.work
-    since_us = work.row.create_us if run.above is None else work.tree.child(run.run_id).create_us
-    waited_us = work.tree.suspended_us if run.above is None else 0
+    since_us, waited_us = work.row.create_us, work.tree.suspended_us
+    if run.above is not None:
+        child = work.tree.child(run.run_id)
+        since_us, waited_us = child.create_us, waited_us - child.suspended_before_us
     return max(0.0, (time.time_ns() // 1000 - since_us - waited_us) / 1_000_000)
 
 

@@ -14,11 +14,12 @@ from retinue.errors import ClaimLostError, RetinueError, RunDepthExceededError
 from retinue.registry.v1.component_pb2 import COMPONENT_KIND_AGENT, ComponentRef
 from retinue_engine.agent.limits import time_limit
 from retinue_engine.agent.loop import AgentLoop
+from retinue_engine.agent.mcp_calls import cut, fits
 from retinue_engine.agent.toolset import AgentTool
 from retinue_engine.agent.tree import Child
 from retinue_engine.agent.work import AgentRun, Work
 from retinue_engine.ids import new_run_id
-from retinue_engine.outcome import failed, fill_result, succeeded
+from retinue_engine.outcome import cancelled, failed, fill_result, succeeded
 
 
 async def call_agent(run: AgentRun, call: RequestedToolCall, tool: AgentTool, message: str) -> bool:
@@ -36,6 +37,9 @@ async def call_agent(run: AgentRun, call: RequestedToolCall, tool: AgentTool, me
         result = await _work(run, child)
         if result is None:
             return False
+        for inner in list(run.work.tree.children(child.path)):
+            if inner.result is None:
+                finish_child(run.work, inner, cancelled("the run that called it has ended"))
         finish_child(run.work, child, result)
     completed = _completed(result)
     completed.call_id = call.call_id
@@ -89,8 +93,11 @@ async def _work(run: AgentRun, child: Child) -> RunResult | None:
 
 
 def finish_child(work: Work, child: Child, result: RunResult) -> None:
-    """Write the end of a child."""
+    """Write the end of a child. What its caller is not told of a long answer stands in its last message."""
     fill_result(result, child.conversation, time.time_ns() // 1000 - child.create_us)
+    result.output = cut(result.output)
+    if not fits(result.structured_json):
+        result.structured_json = ""
     finished = event_pb2.ChildRunFinished(result=result)
     work.emit(child.run_id, child.path, child_run_finished=finished)
 

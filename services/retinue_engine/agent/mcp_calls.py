@@ -40,19 +40,21 @@ async def call_mcp_tool(
     answer = await run.work.means.toolbox.call_tool(request, on_progress, answering(run, call, tool))
     completed = ToolCallCompleted(
         outcome=TOOL_CALL_OUTCOME_TOOL_ERROR if answer.is_error else TOOL_CALL_OUTCOME_SUCCEEDED,
-        text=_cut(answer.text),
-        structured_json=answer.structured_json if _fits(answer.structured_json) else "",
+        text=cut(answer.text),
+        structured_json=answer.structured_json if fits(answer.structured_json) else "",
     )
     return completed, None
 
 
-def _fits(text: str) -> bool:
+def fits(text: str) -> bool:
+    """Whether a model can be told all of a text."""
     # No character has more than 4 bytes; most texts are so short that nobody needs to count.
     return 4 * len(text) <= MAX_RESULT_BYTES or len(text.encode()) <= MAX_RESULT_BYTES
 
 
-def _cut(text: str) -> str:
-    if _fits(text):
+def cut(text: str) -> str:
+    """What a model is told of a text."""
+    if fits(text):
         return text
     kept = text.encode()[:MAX_RESULT_BYTES].decode(errors="ignore")
     return f"{kept}\n[cut: {len(text) - len(kept)} more characters]"

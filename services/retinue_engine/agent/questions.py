@@ -15,6 +15,7 @@ from retinue.errors import InvalidArgumentError
 from retinue_engine.agent.inputs import answer_text, request_input
 from retinue_engine.agent.output import OutputSchema
 from retinue_engine.agent.work import AgentRun
+from retinue_engine.llm.tool_calls import without_surrogates
 from retinue_engine.outcome import run_error
 
 
@@ -41,8 +42,9 @@ def _ask(run: AgentRun, call: RequestedToolCall, arguments: Mapping[str, Any]) -
         try:
             OutputSchema(schema_json)
         except InvalidArgumentError as error:
-            text = f"answer_schema cannot be used, ask again with another one: {error}"
-            return ToolCallCompleted(outcome=TOOL_CALL_OUTCOME_CALL_FAILED, text=text, error=run_error(error))
-    question = input_pb2.Question(text=arguments["question"], schema_json=schema_json)
+            why = f"answer_schema cannot be used, ask again with another one: {error}"
+            return ToolCallCompleted(outcome=TOOL_CALL_OUTCOME_CALL_FAILED, text=why, error=run_error(error))
+    text = without_surrogates(arguments["question"])
+    question = input_pb2.Question(text=text, schema_json=schema_json)
     request_input(run, call.call_id, question=question)
     return None

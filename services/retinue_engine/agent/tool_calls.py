@@ -21,6 +21,7 @@ from retinue_engine.agent.mcp_calls import call_mcp_tool
 from retinue_engine.agent.questions import ask_user
 from retinue_engine.agent.toolset import AgentTool, AnyTool, ToolSet
 from retinue_engine.agent.work import AgentRun
+from retinue_engine.llm.tool_calls import without_surrogates
 from retinue_engine.outcome import run_error, set_seconds
 from retinue_engine.tools import Tool
 
@@ -44,9 +45,11 @@ class ToolCalls:
         ToolCallInterruptedError where one was under way when an engine stopped, and its policy is to fail.
         """
         calls = list(self._run.conversation.unanswered.values())
-        if len(calls) == 1:
-            return await self._advance(calls[0])
-        return await self._side_by_side()
+        done = await (self._advance(calls[0]) if len(calls) == 1 else self._side_by_side())
+        if not done:
+            # Where a time limit is over the run ends here: what waits gives it no other chance.
+            await asyncio.sleep(0)
+        return done
 
     async def _side_by_side(self) -> bool:
         unanswered, arrivals = self._run.conversation.unanswered, self._run.work.arrivals
@@ -87,7 +90,7 @@ class ToolCalls:
         if not isinstance(text, str) or not text.strip():
             return self._refuse(call, tool, _missing(needed))
         if isinstance(tool, AgentTool):
-            return await self._call_agent_tool(call, tool, text)
+            return await self._call_agent_tool(call, tool, without_surrogates(text))
         return self._answered(call, ask_user(self._run, call, arguments))
 
     async def _advance_mcp(self, call: RequestedToolCall, tool: Tool) -> bool:

@@ -19,6 +19,8 @@ class Child:
     agent: AgentDefinition
     conversation: Conversation
     create_us: int
+    suspended_before_us: int
+    """How long the tree had waited for people when it began."""
     result: run_pb2.RunResult | None = None
     """How it ended; None before."""
 
@@ -72,7 +74,7 @@ class Tree:
         spent = Spent(self._spent(started.parent_run_id))
         conversation = Conversation(agent.system_prompt, (), started.message, spent)
         # What a call is a child of is told by its place, not by its id: models give ids more than once.
-        child = Child(event.run_id, event.path, started, agent, conversation, event.time.ToMicroseconds())
+        child = Child(event.run_id, event.path, started, agent, conversation, event.time.ToMicroseconds(), self.suspended_us)
         self._children[event.run_id] = child
         self._by_call[started.parent_run_id, event.path] = child
 
@@ -87,9 +89,10 @@ class Tree:
         """The run that answers a call at a place; None where it has not begun."""
         return self._by_call.get((parent_run_id, path))
 
-    def children(self) -> Iterator[Child]:
-        """The runs inside the tree, in the order in which they began."""
-        yield from self._children.values()
+    def children(self, path: str = "") -> Iterator[Child]:
+        """The runs inside the tree, or inside the run at a path; the inner ones before those that called them."""
+        below = f"{path}/" if path else ""
+        return (each for each in reversed(self._children.values()) if each.path.startswith(below))
 
     def pending(self) -> list[Asked]:
         """The requests for input that have no answer."""

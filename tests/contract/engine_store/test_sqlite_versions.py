@@ -169,6 +169,7 @@ def test_nothing_is_said_of_a_file_in_which_all_is_well(connection: sqlite3.Conn
         ),
         ("UPDATE sessions SET message_count = 3", "session s of default counts 3 messages, and holds 2"),
         ("DELETE FROM messages WHERE position = 1", "counts 2 messages, and holds 1, the last at place 2"),
+        ("UPDATE messages SET position = 9 WHERE position = 2", "and holds 2, the last at place 9"),
         ("PRAGMA user_version = 1", "schema 1.*migrate"),
     ],
 )

@@ -85,21 +85,21 @@ async def test_a_failure_to_answer_is_told_to_the_server(host: Host, asking: Any
 async def test_nobody_answers_and_the_call_goes_on_at_the_deadline(
     host: Host, asking: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_requests, "ELICITATION_S", 1.0)
-    monkeypatch.setattr(server_requests, "SAMPLING_S", 1.0)
+    monkeypatch.setattr(server_requests, "ELICITATION_S", 2.5)
+    monkeypatch.setattr(server_requests, "SAMPLING_S", 2.5)
     # The call's own clock is shorter, and stands still meanwhile.
-    asking(allow_sampling=True, call_timeout=Duration(nanos=900_000_000))
+    asking(allow_sampling=True, call_timeout=Duration(seconds=2))
     async with calling(host, "asking", "elicit", QUESTION) as (asked, end):
         assert text(await end) == "decline"
         assert asked.closed == [asked.requests[0].request_id]
         with pytest.raises(errors.McpServerRequestNotFoundError, match="its time is over"):
             await asked.answer(**DECLINE)
     async with calling(host, "asking", "sample", {"prompt": "Hi"}) as (asked, end):
-        assert text(await end) == "refused: nobody answered within 1 s"
+        assert text(await end) == "refused: nobody answered within 2.5 s"
 
 
 async def test_the_clock_of_the_call_runs_again_after_the_answer(host: Host, asking: Any) -> None:
-    asking(call_timeout=Duration(nanos=900_000_000))
+    asking(call_timeout=Duration(seconds=2))
     async with calling(host, "asking", "elicit_and_hang", QUESTION) as (asked, end):
         await asked.answer(**accept({"colour": "red"}))
         with pytest.raises(errors.McpTimeoutError, match="elicit_and_hang"):

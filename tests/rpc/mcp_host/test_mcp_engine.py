@@ -135,12 +135,12 @@ async def test_the_end_of_the_call_ends_its_questions(host: Host, toolbox: HostT
 async def test_a_question_that_is_over_is_cancelled_while_the_calls_limit_stands_still(
     host: Host, toolbox: HostToolbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_requests, "ELICITATION_S", 1.5)
+    monkeypatch.setattr(server_requests, "ELICITATION_S", 2.5)
     host.stdio("asking", "asking_server.py")
     # Connected before: that counts in the limit.
     await call(toolbox, "asking", "roots", {}, None)
     waiting = Waiting()
-    answer = await call(toolbox, "asking", "elicit", {"question": "Which?"}, waiting, limit_s=1.0)
+    answer = await call(toolbox, "asking", "elicit", {"question": "Which?"}, waiting, limit_s=2.0)
     assert answer.text == "decline"
     assert waiting.cancelled == 1
 

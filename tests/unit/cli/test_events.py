@@ -5,7 +5,7 @@ import json
 import pytest
 
 from retinue.engine.v1 import event_pb2, input_pb2, run_pb2
-from retinue_cli import events
+from retinue_cli import results
 from retinue_cli.events import RunPrinter
 from retinue_cli.output import Output
 
@@ -329,7 +329,7 @@ def test_every_kind_of_event_has_its_words_or_is_known_to_need_none() -> None:
     kinds = {field.name for field in event_pb2.RunEvent.DESCRIPTOR.oneofs_by_name["event"].fields}
     assert kinds == {
         name.removeprefix("_show_") for name in vars(RunPrinter) if name.startswith("_show_")
-    } - {"end"}
+    } - {"end", "structured"}
 
 
 def test_text_of_models_and_tools_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,10 +349,10 @@ def test_brackets_are_text_and_no_markup(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_numbers_of_states_are_those_of_the_proto() -> None:
-    assert run_pb2.RUN_STATE_PAUSED == events.PAUSED
-    assert run_pb2.RUN_STATE_SUCCEEDED == events.SUCCEEDED
-    assert run_pb2.RUN_STATE_FAILED == events.FAILED
-    assert run_pb2.RUN_STATE_CANCELLED == events.CANCELLED
+    assert run_pb2.RUN_STATE_PAUSED == results.PAUSED
+    assert run_pb2.RUN_STATE_SUCCEEDED == results.SUCCEEDED
+    assert run_pb2.RUN_STATE_FAILED == results.FAILED
+    assert run_pb2.RUN_STATE_CANCELLED == results.CANCELLED
     for name, number in run_pb2.RunState.items():
         if number:
-            assert events.state_name(number) == name.removeprefix("RUN_STATE_").lower()
+            assert results.state_name(number) == name.removeprefix("RUN_STATE_").lower()

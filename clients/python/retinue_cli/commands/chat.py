@@ -8,28 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retinue_cli.call import Call, calling
+from retinue_cli.call import Call, calling, taking
 from retinue_cli.commands.run import Full, Quiet
 from retinue_cli.events import RunPrinter
 from retinue_cli.failures import FAILED, report
 from retinue_cli.following import detached, follow
-from retinue_cli.run_options import (
-    History,
-    Llm,
-    MaxCost,
-    MaxIterations,
-    MaxOutputTokens,
-    MaxTokens,
-    MaxToolCalls,
-    Seed,
-    SessionId,
-    Stop,
-    Temperature,
-    Timeout,
-    ToolConcurrency,
-    TopP,
-    run_options,
-)
+from retinue_cli.run_options import run_options
+from retinue_cli.start_options import SessionId, StartOptions, start_options
 
 if TYPE_CHECKING:
     from retinue.client import Client
@@ -40,24 +25,15 @@ _CANCEL_TIMEOUT_S = 15.0
 
 
 @calling
+@taking("start", start_options)
+@taking("options", run_options)
 def chat(
     call: Call,
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="Whom to talk to.", show_default=False)],
     *,
-    llm: Llm = None,
-    session: SessionId = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    max_output_tokens: MaxOutputTokens = None,
-    seed: Seed = None,
-    stop: Stop = None,
-    max_iterations: MaxIterations = None,
-    tool_concurrency: ToolConcurrency = None,
-    history: History = None,
-    timeout: Timeout = None,
-    max_tokens: MaxTokens = None,
-    max_cost: MaxCost = None,
-    max_tool_calls: MaxToolCalls = None,
+    session: SessionId = "",
+    start: StartOptions,
+    options: "run_pb2.RunOptions",
     full: Full = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,22 +42,7 @@ def chat(
     A line is a message. Ctrl-C ends the answer that is being written, Ctrl-D ends the chat. Messages may also
     be piped in, one a line; the exit status is then 1 where one failed.
     """
-    options = run_options(
-        llm=llm,
-        temperature=temperature,
-        top_p=top_p,
-        max_output_tokens=max_output_tokens,
-        seed=seed,
-        stop=stop,
-        max_iterations=max_iterations,
-        tool_concurrency=tool_concurrency,
-        history=history,
-        timeout=timeout,
-        max_tokens=max_tokens,
-        max_cost=max_cost,
-        max_tool_calls=max_tool_calls,
-    )
-    talk = _Talk(call, agent, session or "", options, full=full, quiet=quiet)
+    talk = _Talk(call, agent, session, start, options, full=full, quiet=quiet)
     with asyncio.Runner() as runner:
         status = talk.hold(runner)
     raise typer.Exit(status)
@@ -95,6 +56,7 @@ class _Talk:
         call: Call,
         agent: str,
         session: str,
+        start: StartOptions,
         options: "run_pb2.RunOptions",
         *,
         full: bool,
@@ -104,6 +66,7 @@ class _Talk:
         self._output = call.output
         self._agent = agent
         self._session = session
+        self._start = start
         self._options = options
         self._full = full
         self._quiet = quiet
@@ -179,7 +142,9 @@ class _Talk:
             report(error, as_json=self._output.as_json)
 
     async def _ask(self, client: "Client", message: str, printer: RunPrinter) -> None:
-        run = await client.runs.start(self._agent, message, session_id=self._session, options=self._options)
+        run = await client.runs.start(
+            self._agent, message, session_id=self._session, options=self._options, **self._start._asdict()
+        )
         printer.session_id = run.session_id
         await follow(self._call, client, run.run_id, printer, interactive=not self._quiet)
 

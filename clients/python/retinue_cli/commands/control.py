@@ -1,30 +1,20 @@
 """`pause` and `resume` stop a run and let it go on; `retry` goes on from one that failed."""
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retinue_cli.call import Call, calling
+from retinue_cli.call import Call, calling, taking
 from retinue_cli.commands.run import Full, Quiet
-from retinue_cli.events import CANCELLED, FAILED, PAUSED, SUCCEEDED, RunPrinter, state_name
+from retinue_cli.events import RunPrinter
 from retinue_cli.following import detached, follow, result_of
-from retinue_cli.run_options import (
-    History,
-    Llm,
-    MaxCost,
-    MaxIterations,
-    MaxOutputTokens,
-    MaxTokens,
-    MaxToolCalls,
-    Seed,
-    Stop,
-    Temperature,
-    Timeout,
-    ToolConcurrency,
-    TopP,
-    run_options,
-)
+from retinue_cli.results import FINAL, PAUSED, state_name
+from retinue_cli.run_options import run_options
+from retinue_cli.start_options import RequestId
+
+if TYPE_CHECKING:
+    from retinue.engine.v1 import run_pb2
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", show_default=False)]
 
@@ -57,35 +47,22 @@ async def resume(call: Call, run_id: RunId) -> None:
         run = await client.runs.resume(run_id)
     if output.as_json:
         output.object(run)
-    elif run.state in {SUCCEEDED, FAILED, CANCELLED}:
+    elif run.state in FINAL:
         output.line(f"{run_id} has ended: {state_name(run.state)}")
     else:
         output.line(f"{run_id} goes on; `retinue watch {run_id}{call.repeated()}` follows it")
 
 
 @calling
+@taking("options", run_options)
 def retry(
     call: Call,
     run_id: Annotated[
         str, typer.Argument(metavar="RUN", help="The run that failed or was cancelled.", show_default=False)
     ],
     *,
-    llm: Llm = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    max_output_tokens: MaxOutputTokens = None,
-    seed: Seed = None,
-    stop: Stop = None,
-    max_iterations: MaxIterations = None,
-    tool_concurrency: ToolConcurrency = None,
-    history: History = None,
-    timeout: Timeout = None,
-    max_tokens: MaxTokens = None,
-    max_cost: MaxCost = None,
-    max_tool_calls: MaxToolCalls = None,
-    request_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="The same id finds the same run again: safe to repeat.")
-    ] = None,
+    request_id: RequestId = None,
+    options: "run_pb2.RunOptions",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the new run to its end.")] = False,
     full: Full = False,
     quiet: Quiet = False,
@@ -95,21 +72,6 @@ def retry(
     It runs the components as they are now; each option counts over that of the run before. With --watch the
     exit status is as of `retinue run`.
     """
-    options = run_options(
-        llm=llm,
-        temperature=temperature,
-        top_p=top_p,
-        max_output_tokens=max_output_tokens,
-        seed=seed,
-        stop=stop,
-        max_iterations=max_iterations,
-        tool_concurrency=tool_concurrency,
-        history=history,
-        timeout=timeout,
-        max_tokens=max_tokens,
-        max_cost=max_cost,
-        max_tool_calls=max_tool_calls,
-    )
     output = call.output
     printer = RunPrinter(output, full=full, quiet=quiet)
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retinue_cli.call import Call, calling
-from retinue_cli.events import state_name
 from retinue_cli.failures import USAGE, CommandError
 from retinue_cli.output import Output, to_json
+from retinue_cli.results import STATES, state_name
 from retinue_cli.wording import ago, clean, dollars, one_line, seconds
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many, the newest.")]
 
-_STATES = {state_name(number): number for number in range(1, 8)}
+_STATES = {name: number for number, name in STATES.items()}
 _WIDE = 100
 _LARGEST_PAGE = 1000
 

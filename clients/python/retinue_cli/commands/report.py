@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retinue_cli.call import Call, calling
-from retinue_cli.events import state_name, state_style, tokens
 from retinue_cli.output import Output
+from retinue_cli.results import state_name, state_style, tokens
 from retinue_cli.wording import count, dollars, seconds
 
 if TYPE_CHECKING:

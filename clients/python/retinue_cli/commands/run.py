@@ -6,29 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retinue_cli.call import Call, calling
-from retinue_cli.events import RunPrinter, state_name
+from retinue_cli.call import Call, calling, taking
+from retinue_cli.events import RunPrinter
 from retinue_cli.failures import USAGE, CommandError
 from retinue_cli.following import detached, follow, result_of
-from retinue_cli.run_options import (
-    History,
-    Labels,
-    Llm,
-    MaxCost,
-    MaxIterations,
-    MaxOutputTokens,
-    MaxTokens,
-    MaxToolCalls,
-    Seed,
-    SessionId,
-    Stop,
-    Temperature,
-    Timeout,
-    ToolConcurrency,
-    TopP,
-    labels_from,
-    run_options,
-)
+from retinue_cli.results import FINAL, state_name
+from retinue_cli.run_options import run_options
+from retinue_cli.start_options import Files, RequestId, SessionId, StartOptions, read_files, start_options
 
 if TYPE_CHECKING:
     from retinue.engine.v1 import run_pb2
@@ -40,6 +24,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the model's te
 
 
 @calling
+@taking("start", start_options)
+@taking("options", run_options)
 def run(
     call: Call,
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="What to run.", show_default=False)],
@@ -50,24 +36,11 @@ def run(
         ),
     ],
     *,
-    llm: Llm = None,
-    session: SessionId = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    max_output_tokens: MaxOutputTokens = None,
-    seed: Seed = None,
-    stop: Stop = None,
-    max_iterations: MaxIterations = None,
-    tool_concurrency: ToolConcurrency = None,
-    history: History = None,
-    timeout: Timeout = None,
-    max_tokens: MaxTokens = None,
-    max_cost: MaxCost = None,
-    max_tool_calls: MaxToolCalls = None,
-    label: Labels = None,
-    request_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="The same id finds the same run again: safe to repeat.")
-    ] = None,
+    session: SessionId = "",
+    file: Files = None,
+    request_id: RequestId = None,
+    start: StartOptions,
+    options: "run_pb2.RunOptions",
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Start it, print its id, and end.")] = False,
     full: Full = False,
     quiet: Quiet = False,
@@ -77,23 +50,9 @@ def run(
     Ctrl-C detaches: the run goes on. Exit status: 0 succeeded, 1 failed, 2 usage, 3 cancelled, 130 detached.
     """
     text = sys.stdin.read() if message == "-" else message
-    if not text.strip():
+    files = read_files(file)
+    if not text.strip() and not files:
         raise CommandError("the message is empty: say what the agent should do", status=USAGE)
-    options = run_options(
-        llm=llm,
-        temperature=temperature,
-        top_p=top_p,
-        max_output_tokens=max_output_tokens,
-        seed=seed,
-        stop=stop,
-        max_iterations=max_iterations,
-        tool_concurrency=tool_concurrency,
-        history=history,
-        timeout=timeout,
-        max_tokens=max_tokens,
-        max_cost=max_cost,
-        max_tool_calls=max_tool_calls,
-    )
     output = call.output
     printer = RunPrinter(output, full=full, quiet=quiet)
 
@@ -102,10 +61,11 @@ def run(
             started: run_pb2.Run = await client.runs.start(
                 agent,
                 text,
-                session_id=session or "",
+                session_id=session,
                 request_id=request_id,
                 options=options,
-                labels=labels_from(label),
+                files=files,
+                **start._asdict(),
             )
             printer.run_id = started.run_id
             if detach:
@@ -165,14 +125,12 @@ async def cancel(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for whoever reads the run later.")] = "",
 ) -> None:
     """Ask a run to end: its model calls and tool calls are cancelled."""
-    from retinue_cli.events import CANCELLED, FAILED, SUCCEEDED
-
     output = call.output
     async with call.open_client() as client:
         run = await client.runs.cancel(run_id, reason=reason)
     if output.as_json:
         output.object(run)
-    elif run.state in {SUCCEEDED, FAILED, CANCELLED}:
+    elif run.state in FINAL:
         output.line(f"{run_id} has ended: {state_name(run.state)}")
     else:
         output.line(f"{run_id} ends soon; `retinue watch {run_id}` shows when")
