@@ -32,18 +32,20 @@ async def measure(suite: Suite, agent: str, in_flight: int, *, rounds: int, seco
     return {
         "in_flight": in_flight,
         "rounds": rounds,
-        "floor": _medians(found["floor"]),
-        "retinue": _medians(found["retinue"]),
-        "ratio": _ratios(found["retinue"], found["floor"]),
+        "floor": medians(found["floor"]),
+        "retinue": medians(found["retinue"]),
+        "ratio": ratios(found["retinue"], found["floor"]),
         "all": found,
     }
 
 
-def _medians(figures: list[Figures]) -> Figures:
+def medians(figures: list[Figures]) -> Figures:
+    """The median of each figure over rounds."""
     return {name: median(each[name] for each in figures) for name in figures[0]}
 
 
-def _ratios(ours: list[Figures], floor: list[Figures]) -> Figures:
+def ratios(ours: list[Figures], floor: list[Figures]) -> Figures:
+    """Of each figure that both have, the median of the rounds' ratios."""
     names = [name for name in ours[0] if name in floor[0]]
     return {
         name: median(a[name] / b[name] if b[name] else 0.0 for a, b in zip(ours, floor, strict=True))

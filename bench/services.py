@@ -4,12 +4,14 @@ import contextlib
 import json
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.health import until_serving
 from bench.processes import ROOT, Process, pin, started
 
 TOOL_SERVER = str(ROOT / "bench" / "tool_server.py")
@@ -98,6 +100,14 @@ class Engine:
                 cwd=self._folder,
             )
         )
+
+    async def restart(self) -> float:
+        """Stop it if it runs, start it, and wait until it serves; seconds from its start."""
+        self.close()
+        begin = time.perf_counter()
+        self.start()
+        await until_serving(self.process, self.address)
+        return time.perf_counter() - begin
 
     def close(self) -> None:
         """Stop it."""

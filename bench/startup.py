@@ -11,40 +11,16 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from bench.processes import START_S, BenchError, Process, cores, started
+from bench.health import until_serving
+from bench.processes import cores, started
 from bench.services import SERVICES, free_port, service_environments, tool_server_arguments, write_project
 
-_POLL_S = 0.002
 _ADDRESSES = {
     "registry": "RETINUE_REGISTRY_ADDRESS",
     "host": "RETINUE_MCP_HOST_ADDRESS",
     "engine": "RETINUE_ENGINE_ADDRESS",
 }
 _IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
-
-
-async def until_serving(process: Process, address: str) -> None:
-    """Wait until health says SERVING."""
-    host, _, port = address.rpartition(":")
-    until = time.perf_counter() + START_S
-    while time.perf_counter() < until:
-        process.check()
-        try:
-            _, writer = await asyncio.open_connection(host, int(port))
-        except OSError:
-            await asyncio.sleep(_POLL_S)
-            continue
-        writer.close()
-        async with grpc.aio.insecure_channel(address) as channel:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=START_S
-            )
-        if answer.status == health_pb2.HealthCheckResponse.SERVING:
-            return
-    raise BenchError(f"{process.name} was not healthy within {START_S} s")
 
 
 async def _start(names: Sequence[str]) -> float:

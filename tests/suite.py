@@ -16,7 +16,7 @@ import yaml
 from aiohttp import web
 
 from retinue.client import Access, Client, open_client
-from retinue.engine.v1 import event_pb2, run_pb2, service_pb2_grpc
+from retinue.engine.v1 import event_pb2, input_pb2, run_pb2, service_pb2_grpc
 from retinue_cli.scripted_model.script import parse_script
 from retinue_cli.scripted_model.server import _ScriptedModel
 from retinue_engine.app import open_app as open_engine
@@ -175,6 +175,28 @@ class Suite:
             return run if run.state in FINAL else None
 
         run: run_pb2.Run = await until(final, f"{run_id} ends", within_s)
+        return run
+
+    async def asked(self, run_id: str, count: int = 1) -> list[input_pb2.InputRequest]:
+        """Wait until a run's tree waits for so many answers, and return the requests, the oldest first."""
+
+        found: list[input_pb2.InputRequest] = []
+
+        async def pending() -> bool:
+            found[:] = [each async for each in self.client.inputs.list(run_id)][::-1]
+            return len(found) == count
+
+        await until(pending, f"{run_id} waits for {count} answers")
+        return found
+
+    async def reaches(self, run_id: str, state: run_pb2.RunState.ValueType) -> run_pb2.Run:
+        """Wait until a run is in a state, and return it."""
+
+        async def there() -> run_pb2.Run | None:
+            run = await self.client.runs.get(run_id)
+            return run if run.state == state else None
+
+        run: run_pb2.Run = await until(there, f"{run_id} is {run_pb2.RunState.Name(state)}")
         return run
 
     async def messages(self, session_id: str) -> list[dict[str, Any]]:

@@ -7,20 +7,20 @@ from retinue.engine.v1.run_pb2 import RunOrigin
 from retinue.engine.v1.service_pb2 import (
     SESSION_BUSY_POLICY_INTERRUPT,
     SESSION_BUSY_POLICY_REJECT,
-    InlineFile,
     RunRequest,
 )
 from retinue.errors import RequestIdReusedError, RetinueError
+from retinue.registry.v1.component_pb2 import COMPONENT_KIND_AGENT
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
+from retinue_engine.agent.attachments import new_blob
 from retinue_engine.agent.output import OutputSchema
 from retinue_engine.closures import Closures
 from retinue_engine.convert import attachment_of, now_us, run_started
 from retinue_engine.dispatcher import Dispatcher
-from retinue_engine.history import definition_from
+from retinue_engine.history import callee_from, definition_from
 from retinue_engine.ids import new_run_id, new_session_id, new_writer
 from retinue_engine.store import (
     NOT_FINAL_STATES,
-    BlobRow,
     Control,
     RunFilter,
     RunRow,
@@ -69,7 +69,7 @@ class Acceptance:
         try:
             resolved = await self._resolve(namespace, request)
             definition = resolved.SerializeToString()
-            self._check_definition(definition, request)
+            self._check_definition(resolved, definition, request)
             if self._dispatcher.full or request.session_id:
                 await self._dispatcher.check_queue()
         except RetinueError:
@@ -94,11 +94,17 @@ class Acceptance:
         target = request.target
         return await self._closures.resolve(namespace, target.kind, target.name, request.options.llm)
 
-    def _check_definition(self, definition: bytes, request: RunRequest) -> None:
-        """Refuse now what cannot work: a key that is missing here, a setting that fits no transport."""
-        agent = definition_from(definition, request.options.SerializeToString())
+    def _check_definition(
+        self, resolved: ResolveComponentResponse, definition: bytes, request: RunRequest
+    ) -> None:
+        """Refuse now what cannot work: a missing key, a setting that fits no transport, a prompt with a gap."""
+        options = request.options.SerializeToString()
+        agent = definition_from(definition, options)
         for llm in agent.llms:
             llm.endpoint()
+        for each in resolved.dependencies:
+            if each.kind == COMPONENT_KIND_AGENT:
+                callee_from(definition, options, each.name)
         if request.options.output_schema_json:
             OutputSchema(request.options.output_schema_json, "run.options.output_schema_json")
 
@@ -147,7 +153,7 @@ class Acceptance:
             expire_us=create_us + queue_us if queue_us is not None else None,
         )
         row.root_run_id = row.run_id
-        blobs = [_blob(row.run_id, file) for file in request.files]
+        blobs = [new_blob(row.run_id, file.mime_type, file.name, file.data) for file in request.files]
         stored = await self._dispatcher.accept(
             row,
             run_started(row, request, accepted.resolved, map(attachment_of, blobs)),
@@ -156,11 +162,6 @@ class Acceptance:
             reject_busy=request.session_busy == SESSION_BUSY_POLICY_REJECT,
         )
         return stored if stored.run_id == row.run_id else _same(stored, accepted.digest)
-
-
-def _blob(run_id: str, file: InlineFile) -> BlobRow:
-    blob_id = f"blob-{hashlib.sha256(file.data).hexdigest()}"
-    return BlobRow(run_id, blob_id, file.mime_type, file.name, file.data)
 
 
 def _same(known: RunRow, digest: bytes) -> RunRow:

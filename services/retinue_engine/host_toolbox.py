@@ -21,7 +21,7 @@ from retinue.mcphost.v1 import service_pb2, service_pb2_grpc, tool_pb2
 from retinue_engine.definition import Server
 from retinue_engine.host_requests import CallRequests
 from retinue_engine.host_stream import HostStream, open_host_stream
-from retinue_engine.tools import OnProgress, OnRequest, Tool, ToolAnswer, ToolList, ToolRequest
+from retinue_engine.tools import OnProgress, OnRequest, Tool, ToolAnswer, ToolBlob, ToolList, ToolRequest
 from retinue_kit.tasks import open_task_group
 from retinue_kit.tracing import current_traceparent
 
@@ -203,16 +203,18 @@ class HostToolbox:
 
 def _answer(result: tool_pb2.ToolResult) -> ToolAnswer:
     parts = []
+    blobs = []
     for content in result.content:
         which = content.WhichOneof("part")
         if which == "text":
             parts.append(content.text)
         elif which == "blob":
             parts.append(f"[{content.blob.mime_type}, {len(content.blob.data)} bytes]")
+            blobs.append(ToolBlob(content.blob.mime_type, content.blob.data))
         elif which == "link":
             parts.append(f"[{content.link.name}]({content.link.uri})")
     text = "\n".join(parts) if parts else result.structured_json
-    return ToolAnswer(text, result.structured_json, result.is_error)
+    return ToolAnswer(text, result.structured_json, result.is_error, blobs)
 
 
 @asynccontextmanager

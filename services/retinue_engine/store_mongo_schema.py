@@ -10,14 +10,14 @@ from pymongo.read_concern import ReadConcern
 
 from retinue.engine.v1.input_pb2 import INPUT_STATE_PENDING
 from retinue_engine.store import NOW, RUN_STATE_QUEUED, RUN_STATE_RUNNING, Totals
-from retinue_engine.store_mongo_documents import IS_CHILD, IS_ROOT, NOT_FINAL, Document
+from retinue_engine.store_mongo_documents import IS_ROOT, NOT_FINAL, Document
 from retinue_engine.store_mongo_errors import translated
 
 SCHEMA_VERSION = 2
 """Of the documents, as `meta` holds it. Version 1 had no children, no inputs, no totals, and no `meta`."""
 
-_GONE_INDEXES = ("newest", "session", "target", "state", "queued", "leased", "cancelled")
-"""Indexes on runs of version 1: those of today leave children out."""
+_GONE_INDEXES = ("newest", "target", "state", "queued", "leased", "cancelled")
+"""Indexes on runs of version 1, which do not tell roots from children."""
 
 _INDEX_NOT_FOUND = frozenset({26, 27})
 """NamespaceNotFound, IndexNotFound: https://www.mongodb.com/docs/manual/reference/error-codes/"""
@@ -35,11 +35,12 @@ _NEWEST = ("create_us", "_id")
 _INDEXES = {
     "runs": [
         _index("namespace", "request_id", name="request", unique=True, only={"request_id": {"$gt": ""}}),
-        _index("namespace", *_NEWEST, name="newest_roots", only=IS_ROOT),
-        _index("namespace", "session_id", *_NEWEST, name="session_roots", only=IS_ROOT),
-        _index("namespace", "target_name", *_NEWEST, name="target_roots", only=IS_ROOT),
-        _index("namespace", "state", *_NEWEST, name="state_roots", only=IS_ROOT),
-        _index("root_run_id", *_NEWEST, name="children", only=IS_CHILD),
+        _index("namespace", "parent_run_id", *_NEWEST, name="newest_of_parent"),
+        _index("namespace", "parent_run_id", "target_name", *_NEWEST, name="target_of_parent"),
+        _index("namespace", "parent_run_id", "state", *_NEWEST, name="state_of_parent"),
+        # A child has no session.
+        _index("namespace", "session_id", *_NEWEST, name="session"),
+        _index("root_run_id", *_NEWEST, name="tree"),
         # All that decides who is next: no run is read for it, and what it runs can be large.
         _index(
             *("state", "namespace", "session_id", *_NEWEST, "priority"),

@@ -1,7 +1,7 @@
 """What the agent loop knows of tools: their list as a model sees it, a call, an answer."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from retinue_engine.definition import Server
@@ -46,6 +46,14 @@ class ToolRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolBlob:
+    """An image, a sound or a file of a result."""
+
+    mime_type: str
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ToolAnswer:
     """What a tool answered."""
 
@@ -53,6 +61,8 @@ class ToolAnswer:
     structured_json: str
     is_error: bool
     """The tool says that it failed."""
+    blobs: Sequence[ToolBlob] = ()
+    """In the order in which the text names them."""
 
 
 OnProgress = Callable[[float, float | None, str], None]

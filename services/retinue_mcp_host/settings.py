@@ -23,7 +23,7 @@ class McpHostSettings(ServiceSettings):
     registry_address: str = REGISTRY_ADDRESS
 
     max_result_bytes: int = Field(default=1024 * 1024, ge=1024, le=16 * 1024 * 1024)
-    """Of one tool call's result; what is beyond is cut, and the result says so."""
+    """Of one tool call's result; what is beyond is cut, and it says so. Of one request of a server."""
     max_server_message_bytes: int = Field(default=16 * 1024 * 1024, ge=64 * 1024, le=256 * 1024 * 1024)
     """Of one message from a stdio server; a longer one is thrown away."""
     max_stream_calls: int = Field(default=1024, ge=1, le=65536)

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc import StatusCode
 
@@ -346,7 +347,7 @@ def error_from_facts(
 def status_from_error(error: RetinueError) -> status_pb2.Status:
     """The google.rpc.Status that carries an error, with ErrorInfo and, for fields, BadRequest.
 
-    It fits into the trailers of a call: what is longer is cut, and says so.
+    Where the facts have `retry_after_s`, RetryInfo says the same. It fits into the trailers of a call: what is longer is cut, and says so.
     """
     message = _cut(error.message, MAX_STATUS_MESSAGE_BYTES)
     room = MAX_STATUS_BYTES - len(message.encode())
@@ -355,13 +356,22 @@ def status_from_error(error: RetinueError) -> status_pb2.Status:
         facts[name] = _cut(value, max(room - len(name), 0))
         room -= len(name) + len(facts[name].encode()) + 16
     info = error_details_pb2.ErrorInfo(reason=reason_name(error.reason), domain=DOMAIN, metadata=facts)
-    packed = [any_pb2.Any()]
-    packed[0].Pack(info)
+    packed = [_packed(info)]
+    if "retry_after_s" in error.facts:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(int(float(error.facts["retry_after_s"]) * 1000))
+        packed.append(_packed(retry))
+        room -= packed[-1].ByteSize()
     if error.violations:
-        packed.append(any_pb2.Any())
-        packed[1].Pack(_bad_request(error.violations, room))
+        packed.append(_packed(_bad_request(error.violations, room)))
     code = getattr(code_pb2, error.code.name)
     return status_pb2.Status(code=code, message=message, details=packed)
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed
 
 
 def _bad_request(violations: Sequence[Violation], room: int) -> error_details_pb2.BadRequest:

@@ -18,6 +18,9 @@ from retinue_cli.commands import (
     report,
     run,
     serve,
+    session,
+    show,
+    store,
     tools,
     up,
 )
@@ -81,7 +84,9 @@ app.command(rich_help_panel=_USE)(inputs.approve)
 app.command(rich_help_panel=_USE)(inputs.deny)
 app.command(rich_help_panel=_USE)(inputs.answer)
 app.command(rich_help_panel=_LOOK)(history.runs)
+app.command(rich_help_panel=_LOOK)(show.show)
 app.command(rich_help_panel=_LOOK)(history.sessions)
+app.add_typer(session.app, name="session", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(report.report)
 app.command(rich_help_panel=_LOOK)(report.trace)
 app.command(rich_help_panel=_LOOK)(tools.tools)
@@ -92,6 +97,7 @@ app.command(rich_help_panel=_CONFIGURE)(config.apply)
 app.command(rich_help_panel=_CONFIGURE)(config.validate)
 app.command(rich_help_panel=_SERVE)(up.up)
 app.add_typer(serve.app, name="serve", rich_help_panel=_SERVE)
+app.add_typer(store.app, name="store", rich_help_panel=_SERVE)
 app.add_typer(dev.app, name="dev", rich_help_panel=_SERVE)
 app.command(rich_help_panel=_SERVE)(about.protos)
 app.command("version", rich_help_panel=_SERVE)(about.show_version)

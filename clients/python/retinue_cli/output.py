@@ -53,8 +53,7 @@ class Output:
 
     def object(self, value: "Mapping[str, Any] | Message") -> None:
         """Print one JSON object on a line; a protobuf message as protojson with the protos' field names."""
-        data = value if isinstance(value, Mapping) else to_json(value)
-        sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_line(value))
         sys.stdout.flush()
 
     def line(self, text: str = "", *, style: str = "") -> None:
@@ -136,6 +135,11 @@ def silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+def json_line(value: "Mapping[str, Any] | Message") -> str:
+    """A line with one JSON object; of a protobuf message, as `to_json`."""
+    return json.dumps(value if isinstance(value, Mapping) else to_json(value), ensure_ascii=False) + "\n"
 
 
 def to_json(message: "Message") -> dict[str, Any]:

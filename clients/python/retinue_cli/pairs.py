@@ -1,6 +1,6 @@
 """What is given as `NAME=VALUE`, once or more often."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from retinue_cli.failures import USAGE, CommandError
 
@@ -16,3 +16,8 @@ def pairs_from(option: str, given: Sequence[str] | None) -> dict[str, str]:
             raise CommandError(f"{option} {name} is given twice", status=USAGE)
         pairs[name] = value
     return pairs
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Labels as they are given: `team=search, urgent=`."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))

@@ -27,16 +27,21 @@ def run_options(
     *,
     llm: Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_PANEL, help="The llm to use.")] = "",
     temperature: Annotated[
-        float | None, typer.Option(min=0, max=2, rich_help_panel=_PANEL, help="Randomness, 0 to 2.")
+        float | None,
+        typer.Option(min=0, max=2, metavar="N", rich_help_panel=_PANEL, help="Randomness, 0 to 2."),
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, rich_help_panel=_PANEL, help="Nucleus sampling, 0 to 1.")
+        float | None,
+        typer.Option(min=0, max=1, metavar="N", rich_help_panel=_PANEL, help="Nucleus sampling, 0 to 1."),
     ] = None,
     max_output_tokens: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_PANEL, help="Most tokens that one answer may have.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", rich_help_panel=_PANEL, help="Most tokens that one answer may have."
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(rich_help_panel=_PANEL, help="Asks for repeatable answers.")
+        int | None, typer.Option(metavar="N", rich_help_panel=_PANEL, help="Asks for repeatable answers.")
     ] = None,
     stop: Annotated[
         list[str] | None,
@@ -62,6 +67,7 @@ def run_options(
         int | None,
         typer.Option(
             min=0,
+            metavar="N",
             rich_help_panel=_PANEL,
             help="How often an answer that does not fit the schema is asked for again.",
         ),
@@ -77,42 +83,54 @@ def run_options(
     max_context_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, rich_help_panel=_PANEL, help="Most tokens that the model is sent; the oldest are left out."
+            min=1,
+            metavar="N",
+            rich_help_panel=_PANEL,
+            help="Most tokens that the model is sent; the oldest are left out.",
         ),
     ] = None,
     tool_concurrency: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_PANEL, help="Most tool calls that run side by side."),
+        typer.Option(
+            min=1, metavar="N", rich_help_panel=_PANEL, help="Most tool calls that run side by side."
+        ),
     ] = None,
     input_timeout: Annotated[
         timedelta | None, span("How long what it asks waits for an answer.", _PANEL)
     ] = None,
     max_iterations: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_LIMITS, help="Most model calls of the run.")
+        int | None,
+        typer.Option(min=1, metavar="N", rich_help_panel=_LIMITS, help="Most model calls of the run."),
     ] = None,
     timeout: Annotated[
         timedelta | None, span("Most time for the run, from its acceptance: 30s, 5m, 1h.", _LIMITS)
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=_LIMITS, help="Most tokens of the run, in and out.")
+        int | None,
+        typer.Option(min=1, metavar="N", rich_help_panel=_LIMITS, help="Most tokens of the run, in and out."),
     ] = None,
     max_cost: Annotated[
         float | None,
         typer.Option(min=0, metavar="DOLLARS", rich_help_panel=_LIMITS, help="Most that the run may cost."),
     ] = None,
     max_tool_calls: Annotated[
-        int | None, typer.Option(min=0, rich_help_panel=_LIMITS, help="Most tool calls of the run.")
+        int | None,
+        typer.Option(min=0, metavar="N", rich_help_panel=_LIMITS, help="Most tool calls of the run."),
     ] = None,
     max_turns: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_LIMITS, help="Most model calls, those of agents inside too."),
+        typer.Option(
+            min=1, metavar="N", rich_help_panel=_LIMITS, help="Most model calls, those of agents inside too."
+        ),
     ] = None,
     max_duration: Annotated[
         timedelta | None, span("Most time for the run, waiting for people left out.", _LIMITS)
     ] = None,
     session_max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=_LIMITS, help="Most tokens of all runs of the session."),
+        typer.Option(
+            min=1, metavar="N", rich_help_panel=_LIMITS, help="Most tokens of all runs of the session."
+        ),
     ] = None,
     session_max_cost: Annotated[
         float | None,
@@ -176,8 +194,8 @@ def _schema_json(path: Path) -> str:
     """The JSON Schema in a file of JSON or YAML, as JSON."""
     import yaml
 
-    text = path.read_text("utf-8")
     try:
+        text = path.read_text("utf-8")
         schema = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         if isinstance(schema, dict):
             return json.dumps(schema, ensure_ascii=False, allow_nan=False)

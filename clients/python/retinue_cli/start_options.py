@@ -61,9 +61,10 @@ def start_options(
     busy: Annotated[
         Busy | None,
         typer.Option(
+            metavar="POLICY",
             rich_help_panel=_PANEL,
-            help="Where the session has a run that has not ended: wait for it (the default), be refused, or "
-            "cancel it.",
+            help="Where the session has a run that has not ended: `enqueue` (the default) waits for it, "
+            "`reject` gives up, `interrupt` cancels it.",
         ),
     ] = None,
     priority: Annotated[

@@ -1,10 +1,12 @@
 """Images and files in messages: by reference where they are kept, with their bytes when a model is asked."""
 
 import base64
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from retinue.engine.v1.attachment_pb2 import Attachment
+from retinue_engine.store import BlobRow
 
 Content = str | list[dict[str, Any]]
 """A message's content in the OpenAI chat format: a text, or parts."""
@@ -30,6 +32,11 @@ def content_parts(text: str, run_id: str, attachments: Iterable[Attachment]) -> 
 def message_content(text: str, run_id: str, attachments: Sequence[Attachment]) -> Content:
     """The content of what a run was asked."""
     return content_parts(text, run_id, attachments) if attachments else text
+
+
+def new_blob(root_run_id: str, mime_type: str, name: str, data: bytes) -> BlobRow:
+    """A blob of a run tree. The same bytes have the same id."""
+    return BlobRow(root_run_id, f"blob-{hashlib.sha256(data).hexdigest()}", mime_type, name, data)
 
 
 async def with_bytes(messages: Iterable[dict[str, Any]], find: FindBlob) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from retinue.common.v1.usage_pb2 import Cost
 from retinue.errors import BudgetExceededError
+from retinue_engine.agent.conversation import Conversation
 from retinue_engine.agent.work import AgentRun
 from retinue_engine.definition import Budget
 
@@ -14,6 +15,7 @@ class _Account(NamedTuple):
     """A budget and what was used of it."""
 
     whose: str
+    run: AgentRun
     budget: Budget
     tokens: int
     cost: Cost
@@ -27,7 +29,9 @@ def check_llm_call(run: AgentRun) -> None:
     for account in _accounts(run):
         budget = account.budget
         _check(account, "max_tokens", budget.max_tokens, account.tokens, "tokens")
-        _check(account, "max_turns", budget.max_turns, account.turns, "LLM calls")
+        if budget.max_turns is not None:
+            turns = account.turns + sum(each.open_turn > 0 for each in _others(account, run))
+            _check(account, "max_turns", budget.max_turns, turns, "LLM calls")
         _check(account, "max_duration", budget.max_duration_s, account.duration_s, "seconds")
         limit, cost = budget.max_cost_nano_usd, account.cost
         if limit is None or not account.turns:
@@ -48,15 +52,26 @@ def check_tool_calls(run: AgentRun) -> None:
     unanswered = len(run.conversation.unanswered)
     for account in _accounts(run):
         limit = account.budget.max_tool_calls
-        # Of a turn that is taken up again some calls are counted already: they began within the budget.
-        asked = account.tool_calls + unanswered
-        if limit is not None and asked > limit:
-            what = "tool calls, with those that the model asks for"
-            raise _exceeded(account.whose, "max_tool_calls", limit, asked, what)
+        if limit is not None:
+            # Of a turn that is taken up again some calls are counted already: they began within the budget.
+            asked = account.tool_calls + unanswered
+            asked += sum(
+                call_id in each.unanswered for each in _others(account, run) for call_id in each.started
+            )
+            if asked > limit:
+                what = "tool calls, with those that the model asks for"
+                raise _exceeded(account.whose, "max_tool_calls", limit, asked, what)
         _check(account, "max_duration", account.budget.max_duration_s, account.duration_s, "seconds")
 
 
 _NONE = Budget()
+
+
+def _others(account: _Account, asking: AgentRun) -> Iterator[Conversation]:
+    """The runs beside the asking one whose calls count in an account: what is under way there counts too."""
+    inside = asking.work.tree.children(account.run.path)
+    at_work = [account.run.conversation, *(each.conversation for each in inside if each.result is None)]
+    return (each for each in at_work if each is not asking.conversation)
 
 
 def _accounts(run: AgentRun) -> Iterator[_Account]:
@@ -73,7 +88,14 @@ def _accounts(run: AgentRun) -> Iterator[_Account]:
 def _own(run: AgentRun) -> _Account:
     spent = run.conversation.spent
     return _Account(
-        "the run", run.agent.budget, spent.tokens, spent.cost, spent.turns, spent.tool_calls, _duration_s(run)
+        "the run",
+        run,
+        run.agent.budget,
+        spent.tokens,
+        spent.cost,
+        spent.turns,
+        spent.tool_calls,
+        _duration_s(run),
     )
 
 
@@ -84,6 +106,7 @@ def _session(run: AgentRun) -> _Account:
     )
     return _Account(
         "the session",
+        run,
         run.agent.session_budget,
         before.input_tokens + before.output_tokens + spent.tokens,
         cost,

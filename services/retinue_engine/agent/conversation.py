@@ -156,10 +156,12 @@ class Conversation:
             {"role": "tool", "tool_call_id": each.call_id, "content": each.text} for each in results
         )
         # The protocol knows no images in a tool's result: they follow as the user's.
-        attachments = [each for result in results for each in result.attachments]
-        if attachments:
+        images = [
+            each for result in results for each in result.attachments if each.mime_type.startswith("image/")
+        ]
+        if images:
             text = "These came with the results of the tools:"
-            self.messages.append({"role": "user", "content": content_parts(text, event.run_id, attachments)})
+            self.messages.append({"role": "user", "content": content_parts(text, event.run_id, images)})
         self._whole = len(self.messages)
 
     def _sampling_completed(self, event: event_pb2.RunEvent) -> None:

@@ -104,10 +104,11 @@ class AgentLoop:
 
     def _notice_repeats(self) -> None:
         conversation = self._run.conversation
+        if conversation.repeats != self._run.agent.stall_after:
+            return
         text = _REPEATED.format(count=conversation.repeats)
-        # A run that is taken up again after the nudge has been told.
-        told = conversation.messages[-1].get("content") == text
-        if conversation.repeats == self._run.agent.stall_after and not told:
+        # A run that is taken up again after the nudge was told already.
+        if conversation.messages[-1].get("content") != text:
             self._nudge(event_pb2.STALL_REPEATED_CALLS, "repeated_calls", text)
 
     def _check_repeats(self) -> None:

@@ -7,6 +7,7 @@ from retinue.engine.v1.event_pb2 import (
     RequestedToolCall,
     ToolCallCompleted,
 )
+from retinue_engine.agent.attachments import new_blob
 from retinue_engine.agent.server_asks import answering
 from retinue_engine.agent.work import AgentRun
 from retinue_engine.store import Effects
@@ -35,7 +36,8 @@ async def call_mcp_tool(
         tool=tool,
         arguments_json=arguments_json or "{}",
         idempotency_key=idempotency_key,
-        run_id=run.run_id,
+        # The whole tree is one caller: what a server asks in a call of one of its runs is no stranger's.
+        run_id=run.work.row.run_id,
     )
     answer = await run.work.means.toolbox.call_tool(request, on_progress, answering(run, call, tool))
     completed = ToolCallCompleted(
@@ -43,7 +45,12 @@ async def call_mcp_tool(
         text=cut(answer.text),
         structured_json=answer.structured_json if fits(answer.structured_json) else "",
     )
-    return completed, None
+    if not answer.blobs:
+        return completed, None
+    blobs = [new_blob(run.work.row.run_id, each.mime_type, "", each.data) for each in answer.blobs]
+    for blob in blobs:
+        completed.attachments.add(blob_id=blob.blob_id, mime_type=blob.mime_type, size_bytes=len(blob.data))
+    return completed, Effects(blobs=blobs)
 
 
 def fits(text: str) -> bool:

@@ -96,6 +96,8 @@ class ModelCalls:
     async def _request(self, llm: LlmDefinition, tools: ToolSet) -> ChatRequest:
         messages = self._sent()
         if any(isinstance(message.get("content"), list) for message in messages):
+            # What came with the last results is stored with their record.
+            await self._run.work.journal.commit()
             messages = await with_bytes(messages, self._run.work.find_blob)
         if self._schema is None:
             return ChatRequest(messages, tools.functions, llm.generation)

@@ -74,7 +74,15 @@ class Tree:
         spent = Spent(self._spent(started.parent_run_id))
         conversation = Conversation(agent.system_prompt, (), started.message, spent)
         # What a call is a child of is told by its place, not by its id: models give ids more than once.
-        child = Child(event.run_id, event.path, started, agent, conversation, event.time.ToMicroseconds(), self.suspended_us)
+        child = Child(
+            event.run_id,
+            event.path,
+            started,
+            agent,
+            conversation,
+            event.time.ToMicroseconds(),
+            self.suspended_us,
+        )
         self._children[event.run_id] = child
         self._by_call[started.parent_run_id, event.path] = child
 

@@ -157,7 +157,9 @@ async def test_two_calls_of_one_agent_are_two_runs_side_by_side(opened: OpenSuit
     # Each child's tool waits for the other's.
     meet = {"tool_calls": [{"name": "tools__meet", "arguments": {"of": 2}}]}
     suite = await opened(
-        script([ask("first", id="same"), ask("second", id="same")], meet, {"text": "{last_user}: {last_tool}"}),
+        script(
+            [ask("first", id="same"), ask("second", id="same")], meet, {"text": "{last_user}: {last_tool}"}
+        ),
         agents=agents(worker={"mcp_servers": ["tools"]}),
         mcp_servers={"tools": stdio_server(tmp_path)},
     )
@@ -398,7 +400,9 @@ async def test_agents_whose_tool_names_collide_are_told_apart(opened: OpenSuite,
 
 
 async def test_a_childs_long_answer_is_cut_and_the_run_goes_on(opened: OpenSuite) -> None:
-    suite = await opened(script([ask("long")], {"text": "€" * 300_000, "chunk_size": 50_000}), agents=agents())
+    suite = await opened(
+        script([ask("long")], {"text": "€" * 300_000, "chunk_size": 50_000}), agents=agents()
+    )
     events = await suite.story("boss")
     check_tree(events)
     assert events[-1].run_finished.result.state == run_pb2.RUN_STATE_SUCCEEDED
@@ -419,9 +423,7 @@ async def test_a_tree_goes_on_after_a_kill_without_doing_anything_twice(tmp_path
     )
     quick = says("quick", {"text": "quick"})
     boss = says("boss", {"tool_calls": [ask("slow"), ask("quick", "quick")]}, {"text": "told"})
-    project = agents(
-        boss={"agents": ["worker", "quick"]}, worker={"mcp_servers": ["tools"]}, quick={}
-    )
+    project = agents(boss={"agents": ["worker", "quick"]}, worker={"mcp_servers": ["tools"]}, quick={})
     async with open_processes(
         tmp_path,
         {"rules": [*boss, *worker, *quick]},
@@ -474,9 +476,7 @@ async def test_an_answer_of_a_child_that_a_kill_cut_off_is_asked_for_again(tmp_p
 async def test_a_question_of_a_child_outlives_the_engine(tmp_path: Path) -> None:
     question = {"tool_calls": [{"name": "ask_user", "arguments": {"question": "how many?"}}]}
     rules = script([ask("count")], question, {"text": "{last_tool}"})["rules"]
-    async with open_processes(
-        tmp_path, {"rules": rules}, agents=agents(worker={"ask_user": True})
-    ) as suite:
+    async with open_processes(tmp_path, {"rules": rules}, agents=agents(worker={"ask_user": True})) as suite:
         run = await suite.client.runs.start("boss", "hi")
 
         async def pending() -> input_pb2.InputRequest | None:

@@ -95,7 +95,9 @@ async def test_a_wrong_answer_is_rejected_with_what_is_wrong_and_made_right(open
     assert result.turns == 3
 
 
-@pytest.mark.parametrize(("agent", "option", "repairs"), [({}, None, 2), ({"max_repairs": 1}, None, 1), ({}, 0, 0)])
+@pytest.mark.parametrize(
+    ("agent", "option", "repairs"), [({}, None, 2), ({"max_repairs": 1}, None, 1), ({}, 0, 0)]
+)
 async def test_an_answer_that_stays_wrong_fails_the_run(
     opened: OpenSuite, agent: dict[str, int], option: int | None, repairs: int
 ) -> None:
@@ -197,7 +199,10 @@ async def test_a_large_structured_answer_is_whole_in_the_last_message(opened: Op
 
 async def test_an_agent_with_a_schema_gives_its_caller_structure(opened: OpenSuite) -> None:
     rules = [
-        {"when": {"system_contains": "boss", "turn": 1}, "tool_calls": [{"name": "p", "arguments": {"message": "go"}}]},
+        {
+            "when": {"system_contains": "boss", "turn": 1},
+            "tool_calls": [{"name": "p", "arguments": {"message": "go"}}],
+        },
         {"when": {"system_contains": "boss"}, "text": "told: {last_tool}"},
         {"when": {"turn": 1}, **WRONG},
         {"when": {"turn": 2}, **RIGHT},

@@ -48,6 +48,8 @@ TOOLS = [
     tool("count"),
     tool("count_again", idempotentHint=True),
     tool("look", readOnlyHint=True),
+    tool("add", destructiveHint=False),
+    tool("wipe", destructiveHint=True),
     tool("hold"),
     tool("hold_again", idempotentHint=True),
     tool("meet", readOnlyHint=True),
@@ -56,6 +58,7 @@ TOOLS = [
     tool("big"),
     tool("steps"),
     tool("sum"),
+    tool("picture"),
     tool("die"),
 ]
 
@@ -81,7 +84,7 @@ def meet(arguments, gone):
 
 def answer(key, name, arguments, meta, gone):
     idempotency_key = meta.get("retinue/idempotencyKey")
-    if name in ("count", "count_again", "look", "hold", "hold_again"):
+    if name in ("count", "count_again", "look", "add", "wipe", "hold", "hold_again"):
         note("effects", tool=name, key=idempotency_key, arguments=arguments)
         gone.wait(arguments.get("ms", 0) / 1000)
     if name in ("hold", "hold_again"):
@@ -108,6 +111,9 @@ def answer(key, name, arguments, meta, gone):
     if name == "sum":
         total = sum(arguments["of"])
         return text(str(total), structuredContent={"total": total})
+    if name == "picture":
+        image = {"type": "image", "mimeType": "image/png", "data": arguments["base64"]}
+        return {"content": [{"type": "text", "text": "here"}, image]}
     if name == "die":
         sys.stderr.write("the server is out of luck\n")
         sys.stderr.flush()

@@ -43,6 +43,10 @@ class StoryTeller(
         self.cancelled: list[str] = []
         self.listed: list[service_pb2.ListRunsRequest] = []
         self.tokens: list[str] = []
+        self.stored = run_pb2.Run(state=run_pb2.RUN_STATE_RUNNING, message="what is it?")
+        """What is known of the run, beside how it ended."""
+        self.settings = run_pb2.RunSettings()
+        self.session = session_pb2.Session()
         self.messages: list[session_pb2.SessionMessage] = []
         self.report = report_pb2.RunReport()
         self.commands: list[object] = []
@@ -81,7 +85,9 @@ class StoryTeller(
 
     def GetRun(self, request, context):  # noqa: N802, ANN001, ANN201
         _check(request.run_id, context)
-        return service_pb2.GetRunResponse(run=self.run())
+        run = self.run()
+        run.settings.CopyFrom(self.settings)
+        return service_pb2.GetRunResponse(run=run)
 
     def ListRuns(self, request, context):  # noqa: N802, ANN001, ANN201
         self.listed.append(request)
@@ -126,12 +132,13 @@ class StoryTeller(
         return service_pb2.AnswerInputResponse(input=found)
 
     def GetSession(self, request, context):  # noqa: N802, ANN001, ANN201
-        session = session_pb2.Session(session_id=request.session_id, message_count=len(self.messages))
-        return service_pb2.GetSessionResponse(session=session)
+        self.session.session_id, self.session.message_count = request.session_id, len(self.messages)
+        return service_pb2.GetSessionResponse(session=self.session)
 
     def ListSessions(self, request, context):  # noqa: N802, ANN001, ANN201
         self.commands.append(request)
-        return service_pb2.ListSessionsResponse(sessions=[session_pb2.Session(session_id=SESSION_ID)])
+        self.session.session_id = SESSION_ID
+        return service_pb2.ListSessionsResponse(sessions=[self.session])
 
     def UpdateSession(self, request, context):  # noqa: N802, ANN001, ANN201
         self.commands.append(request)
@@ -156,8 +163,9 @@ class StoryTeller(
 
     def run(self) -> run_pb2.Run:
         """The run as it is stored."""
-        run = run_pb2.Run(run_id=RUN_ID, session_id=SESSION_ID, state=run_pb2.RUN_STATE_RUNNING)
-        run.target.name, run.message = "assistant", "what is it?"
+        run = run_pb2.Run(run_id=RUN_ID, root_run_id=RUN_ID, session_id=SESSION_ID)
+        run.target.name = "assistant"
+        run.MergeFrom(self.stored)
         run.create_time.GetCurrentTime()
         if self.story and self.story[-1].HasField("run_finished"):
             run.result.CopyFrom(self.story[-1].run_finished.result)

@@ -52,39 +52,6 @@ def test_the_exit_status_says_how_the_run_ended(teller: StoryTeller, end: object
     assert main(["watch", stories.RUN_ID, "--after", "2"]) == status
 
 
-def test_history_can_be_asked_for_over_an_agent_that_leaves_it_out(teller: StoryTeller) -> None:
-    teller.story = stories.numbered(stories.succeeded())
-    assert main(["run", "assistant", "hello", "--history"]) == 0
-    assert teller.requests[0].options.include_history
-
-
-def test_every_option_of_a_run_is_sent(teller: StoryTeller) -> None:
-    teller.story = stories.numbered(stories.succeeded())
-    given = "--llm gpt --temperature 0 --top-p 0.5 --max-output-tokens 9 --seed 0 --stop END --stop FIN"
-    given += " --max-iterations 3 --tool-concurrency 2 --no-history --timeout 1.5 --session s-1"
-    given += " --max-tokens 1000 --max-cost 0.25 --max-tool-calls 0"
-    given += " --label team=search --label empty= --request-id once --namespace lab --token secret"
-    assert main(["run", "assistant", "hello", *given.split()]) == 0
-    request = teller.requests[0]
-    options = request.options
-    assert (options.llm, options.max_iterations, options.tool_concurrency) == ("gpt", 3, 2)
-    assert options.HasField("include_history")
-    assert not options.include_history
-    assert options.timeout.ToMilliseconds() == 1500
-    budget = options.budget
-    assert (budget.max_tokens, budget.max_cost_nano_usd) == (1000, 250_000_000)
-    assert budget.HasField("max_tool_calls")
-    assert budget.max_tool_calls == 0
-    generation = options.generation
-    assert generation.HasField("temperature")
-    assert generation.HasField("seed")
-    assert (generation.temperature, generation.top_p, generation.max_output_tokens) == (0, 0.5, 9)
-    assert list(generation.stop) == ["END", "FIN"]
-    assert (request.session_id, request.request_id, request.namespace) == ("s-1", "once", "lab")
-    assert dict(request.labels) == {"team": "search", "empty": ""}
-    assert teller.tokens == ["Bearer secret"]
-
-
 def test_options_of_all_commands_may_stand_before_the_command(
     teller: StoryTeller, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,7 +100,22 @@ def test_runs_sends_its_filters(teller: StoryTeller, capsys: pytest.CaptureFixtu
     request = teller.listed[0]
     assert list(request.states) == [run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_RUNNING]
     assert (request.target_name, request.session_id, request.page_size) == ("assistant", "s-1", 5)
+    assert request.root_run_id == ""
     assert json.loads(capsys.readouterr().out)["runs"][0]["run_id"] == stories.RUN_ID
+
+
+def test_the_runs_inside_a_run_are_listed_by_its_tree(
+    teller: StoryTeller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teller.stored.root_run_id = "run-top"
+    teller.stored.path = "turn:1/call:2"
+    assert main(["runs", "--tree", stories.RUN_ID]) == 0
+    assert teller.listed[0].root_run_id == "run-top"
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split()[:5] == ["RUN", "STATE", "AGENT", "STARTED", "PLACE"]
+    assert "  turn:1/call:2  " in row
+    assert main(["runs", "--tree", "run-of-nobody"]) == 1
+    assert "there is no run run-of-nobody" in capsys.readouterr().err
 
 
 def test_a_list_of_runs_is_a_table_that_nothing_cuts_in_a_pipe(

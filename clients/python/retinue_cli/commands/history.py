@@ -9,6 +9,7 @@ import typer
 from retinue_cli.call import Call, calling
 from retinue_cli.failures import USAGE, CommandError
 from retinue_cli.output import Output, to_json
+from retinue_cli.pairs import labels_text, pairs_from
 from retinue_cli.results import STATES, state_name
 from retinue_cli.wording import ago, clean, dollars, one_line, seconds
 
@@ -37,13 +38,20 @@ async def runs(
         typer.Option(metavar="STATE", help=f"Only runs in this state, repeatable: {', '.join(_STATES)}."),
     ] = None,
     agent: Annotated[str, typer.Option(metavar="NAME", help="Only runs of this agent.")] = "",
+    tree: Annotated[
+        str, typer.Option(metavar="RUN", help="The runs inside this run, which are else left out.")
+    ] = "",
     limit: Limit = 20,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, the newest first. Runs inside others are listed with --tree."""
     states = [_state(each) for each in state or ()]
     output = call.output
     async with call.open_client() as client:
+        if tree:
+            # Fails where there is no such run; that of one inside another is its tree, too.
+            tree = (await client.runs.get(tree)).root_run_id
         listed = client.runs.list(
+            root_run_id=tree,
             session_id=session,
             states=states,  # type: ignore[arg-type]
             target_name=agent,
@@ -53,7 +61,9 @@ async def runs(
     if output.as_json:
         output.object({"runs": [to_json(run) for run in found]})
     elif not found:
-        output.line('No runs here yet: `retinue run AGENT "message"` starts one')
+        nothing = f"{tree} has no such runs inside" if tree else "No such runs here"
+        asked = session or states or agent or tree
+        output.line(nothing if asked else 'No runs here yet: `retinue run AGENT "message"` starts one')
     else:
         _show_runs(output, found)
 
@@ -62,10 +72,13 @@ def _show_runs(output: Output, found: "list[run_pb2.Run]") -> None:
     now = datetime.now(UTC)
     wide = output.console.width >= _WIDE
     headers = ["RUN", "STATE", "AGENT", "STARTED"]
+    inside = any(run.path for run in found)
+    headers += ["PLACE"] if inside else []
     headers += ["TOOK", "TOKENS", "COST", "MESSAGE"] if wide else []
     rows = []
     for run in found:
         row = [run.run_id, state_name(run.state), run.target.name, ago(_time(run.create_time), now)]
+        row += [run.path] if inside else []
         if wide:
             row += [*_bill(run), one_line(run.message, 60)]
         rows.append(row)
@@ -91,6 +104,10 @@ async def sessions(
         typer.Argument(metavar="[SESSION]", help="Show this session's messages.", show_default=False),
     ] = None,
     *,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Only sessions that have this label; repeatable."),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -103,23 +120,39 @@ async def sessions(
     ] = None,
 ) -> None:
     """List sessions, the newest first; or show what was said in one."""
+    labels = pairs_from("--label", label)
+    if labels and session_id is not None:
+        raise CommandError("--label finds sessions: leave it out where one is named", status=USAGE)
     output = call.output
     async with call.open_client() as client:
         if session_id is not None:
             await _messages(client, output, session_id, limit)
             return
         most = limit or 20
-        found = await _first(client.sessions.list(page_size=min(most, _LARGEST_PAGE)), most)
+        found = await _first(client.sessions.list(labels=labels, page_size=min(most, _LARGEST_PAGE)), most)
     if output.as_json:
         output.object({"sessions": [to_json(session) for session in found]})
     elif not found:
-        output.line("No sessions here yet: `retinue chat AGENT` begins one")
+        output.line(
+            "No sessions here have these labels"
+            if labels
+            else "No sessions here yet: `retinue chat AGENT` begins one"
+        )
     else:
-        now = datetime.now(UTC)
-        rows = [
-            [each.session_id, str(each.message_count), ago(_time(each.update_time), now)] for each in found
-        ]
-        output.table(["SESSION", "MESSAGES", "LAST"], rows, flexible=0)
+        _show_sessions(output, found)
+
+
+def _show_sessions(output: Output, found: "list[session_pb2.Session]") -> None:
+    now = datetime.now(UTC)
+    headers = ["SESSION", "MESSAGES", "LAST"]
+    labelled = any(session.labels for session in found)
+    headers += ["LABELS"] if labelled else []
+    rows = []
+    for session in found:
+        row = [session.session_id, str(session.message_count), ago(_time(session.update_time), now)]
+        row += [labels_text(session.labels)] if labelled else []
+        rows.append(row)
+    output.table(headers, rows, flexible=0)
 
 
 async def _messages(client: "Client", output: Output, session_id: str, limit: int | None) -> None:

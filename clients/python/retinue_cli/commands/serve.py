@@ -1,14 +1,12 @@
 """`serve`: one service in the foreground, as it runs on a server or in a container."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from retinue_cli.project import find_project, state_folder
-from retinue_cli.suite.services import ENGINE, MCP_HOST, REGISTRY, Service, service_environment
+from retinue_cli.suite.becoming import become_service
+from retinue_cli.suite.services import ENGINE, MCP_HOST, REGISTRY
 
 app = typer.Typer(no_args_is_help=True, help="Run one service in the foreground.")
 
@@ -73,8 +71,9 @@ def registry(
     as_json: Json = False,
 ) -> None:
     """Run the registry: what is configured, from the project's files and by API."""
-    _become(
+    become_service(
         REGISTRY,
+        [],
         project,
         RETINUE_REGISTRY_ADDRESS=address,
         RETINUE_REGISTRY_METRICS_ADDRESS=metrics_address,
@@ -103,8 +102,9 @@ def mcp_host(
     as_json: Json = False,
 ) -> None:
     """Run the MCP host: live connections to MCP servers, and their tools."""
-    _become(
+    become_service(
         MCP_HOST,
+        [],
         project,
         RETINUE_MCP_HOST_ADDRESS=address,
         RETINUE_MCP_HOST_METRICS_ADDRESS=metrics_address,
@@ -139,8 +139,9 @@ def engine(
     as_json: Json = False,
 ) -> None:
     """Run the engine: runs, their events, sessions."""
-    _become(
+    become_service(
         ENGINE,
+        [],
         project,
         RETINUE_ENGINE_ADDRESS=address,
         RETINUE_ENGINE_METRICS_ADDRESS=metrics_address,
@@ -155,16 +156,3 @@ def engine(
         RETINUE_LOG_LEVEL=log_level,
         RETINUE_LOG_FORMAT="json" if as_json else log_format,
     )
-
-
-def _become(service: Service, project: Path | None, **variables: str | Path | None) -> None:
-    """Turn this process into the service's: no process of the CLI stays in between."""
-    service.check_installed()
-    folder = project.resolve() if project else find_project()
-    if folder:
-        # The data that `retinue up` uses for this project.
-        inherited = os.environ.get("RETINUE_DATA_DIR")
-        variables["RETINUE_DATA_DIR"] = variables.get("RETINUE_DATA_DIR") or inherited or state_folder(folder)
-    environment = service_environment(RETINUE_PROJECT=folder, **variables)
-    sys.stdout.flush()
-    os.execve(service.command[0], service.command, environment)  # noqa: S606 - becoming it is the point
