@@ -11,8 +11,8 @@ from retinue_engine.store import RunRow, Store
 
 log = structlog.get_logger()
 
-HEAR_S = 0.1
-"""How often the store is asked, for all runs together, for which ones there is a word."""
+HEAR_S = 1.0
+"""How often at least the store is asked, for all runs together, for which ones there is a word."""
 
 LOOK_S = 1.0
 """How often the store is asked for runs that nobody works on."""
@@ -82,7 +82,7 @@ class Leases:
         """Hear of the cancels, pauses and answers that came to other engines."""
         commanded: Sequence[str] = ()
         while True:
-            await asyncio.sleep(HEAR_S)
+            await self._store.await_command(min(HEAR_S, self._lease_s / 4))
             try:
                 # Those that were not told the last time may have no word in the store any more.
                 commanded = [*{*commanded, *await self._store.commanded_runs()}]

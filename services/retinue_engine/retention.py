@@ -46,8 +46,9 @@ class Retention:
 
     async def _find(self) -> list[tuple[str, str]]:
         found: list[tuple[str, str]] = []
-        if self._days is not None:
-            found += await self._store.old_sessions(now_us() - int(self._days * _US_OF_DAY), TOGETHER)
+        # A session whose deletion was cut off was last used at the beginning of time.
+        before_us = now_us() - int(self._days * _US_OF_DAY) if self._days is not None else 1
+        found += await self._store.old_sessions(before_us, TOGETHER)
         if self._sessions is not None:
             found += await self._store.surplus_sessions(self._sessions, TOGETHER)
         return found
@@ -70,14 +71,11 @@ class Retention:
 
 @asynccontextmanager
 async def open_retention(store: Store, *, days: float | None, sessions: int | None) -> AsyncIterator[None]:
-    """Sweep while this is open, where anything is not to be kept for ever."""
+    """Sweep while this is open."""
     async with open_task_group() as group:
         retention = Retention(store, days=days, sessions=sessions)
-        sweeping = (
-            group.create_task(retention.keep_sweeping()) if days is not None or sessions is not None else None
-        )
+        sweeping = group.create_task(retention.keep_sweeping())
         try:
             yield
         finally:
-            if sweeping is not None:
-                sweeping.cancel()
+            sweeping.cancel()

@@ -321,6 +321,12 @@ class Store(Protocol):
         A run whose stored `writer` is another has been taken over: it is left alone.
         """
 
+    async def await_command(self, longest_s: float) -> None:
+        """Wait until `commanded_runs` may have something new, `longest_s` at most.
+
+        A store that is not told of it by its server waits a tenth of a second.
+        """
+
     async def commanded_runs(self) -> list[str]:
         """Ids of all RUNNING roots whose `attention_us` is NOW."""
 

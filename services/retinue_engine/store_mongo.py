@@ -10,6 +10,7 @@ from pymongo.errors import ConfigurationError, PyMongoError
 
 from retinue_engine.store import BlobRow, Effects, JournalRecord, RunRow
 from retinue_engine.store_mongo_acceptance import Acceptance
+from retinue_engine.store_mongo_commands import CommandWatch
 from retinue_engine.store_mongo_deletion import Deletion
 from retinue_engine.store_mongo_effects import EffectWrites
 from retinue_engine.store_mongo_errors import to_retinue
@@ -49,6 +50,8 @@ class MongoStore(Runs, Inputs, Sessions, IdleSessions):
         self._following: set[asyncio.Task[None]] = set()
         for each in self._writes.groups:
             group.create_task(each.run())
+        self._words = CommandWatch(collections.runs)
+        self._listening = group.create_task(self._words.listen())
 
     async def create_run(
         self,
@@ -95,8 +98,13 @@ class MongoStore(Runs, Inputs, Sessions, IdleSessions):
         """See Store."""
         return await self._deletion.delete(namespace, session_id)
 
+    async def await_command(self, longest_s: float) -> None:
+        """See Store."""
+        await self._words.wait(longest_s)
+
     async def aclose(self) -> None:
         """Write what was submitted, then end."""
+        self._listening.cancel()
         if self._following:
             await asyncio.wait(self._following, timeout=CLOSE_S)
         for task in self._following:

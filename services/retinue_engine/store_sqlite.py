@@ -115,6 +115,9 @@ class SqliteStore:
     async def renew_leases(self, runs: Sequence[RunRow], lease_us: int) -> list[str]:  # noqa: ARG002 - no leases
         return []
 
+    async def await_command(self, longest_s: float) -> None:
+        await asyncio.sleep(min(0.1, longest_s))
+
     async def commanded_runs(self) -> list[str]:
         return runs.commanded_runs(self._reader)
 

@@ -89,7 +89,7 @@ def _approval(
     if asked.answer is None:
         return WAIT
     if not asked.answer.HasField("approve"):
-        return Verdict(denial=denial(asked.answer))
+        return Verdict(denial=denial(asked.request.approval, asked.answer))
     return _go(call, asked)
 
 

@@ -37,12 +37,15 @@ def request_input(
     return request.input_id
 
 
-def denial(answer: input_pb2.InputAnswer) -> str:
+def denial(approval: input_pb2.ToolCallApproval, answer: input_pb2.InputAnswer) -> str:
     """What the model is told of a call that was not approved."""
+    what = "the call was not made"
+    if approval.interrupted:
+        what = "the call was cut off and may have happened; it was not made again"
     if answer.HasField("expired"):
-        return "the call was not made: nobody approved it in time"
+        return f"{what}: nobody approved it in time"
     reason = answer.deny.reason
-    return f"the call was not made: a person denied it{': ' + reason if reason else ''}"
+    return f"{what}: a person denied it{': ' + reason if reason else ''}"
 
 
 def answer_text(answer: input_pb2.InputAnswer) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -12,11 +13,12 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import monitoring
 
 from retinue.errors import ClaimLostError, StoreUnavailableError
-from retinue_engine.store import RUN_STATE_QUEUED, Store, Totals
+from retinue_engine.store import RUN_STATE_QUEUED, Control, Store, Totals
 from retinue_engine.store_mongo import MongoStore, open_mongo_store
 from retinue_engine.store_mongo_schema import open_collections
 from retinue_kit.tasks import open_task_group
 from tests.servers.mongodb import given_uri
+from tests.suite import until
 
 from .rows import LATER_US, create, end_of, ends, finish, ids, make_run, record
 from .using import use_everything
@@ -218,6 +220,8 @@ def _queries(command: dict[str, Any]) -> list[dict[str, Any]]:
         return [{key: command[key] for key in kept if key in command}]
     if name == "aggregate":
         first, second = command["pipeline"][:2]
+        if "$changeStream" in first:
+            return []  # the server reads its own log, and tells
         return [{"find": collection, "filter": first["$match"], "sort": second.get("$sort", {})}]
     if name == "distinct":
         # Such a walk goes along the index from value to value.
@@ -265,3 +269,20 @@ def _implies(condition: Any, only: Any) -> bool:
 
 def _is_range(condition: Any) -> bool:
     return isinstance(condition, dict) and not set(condition) <= {"$eq", "$in", "$all"}
+
+
+async def test_a_word_for_a_run_is_told_by_the_server_at_once(mongodb_uri: str) -> None:
+    async with open_mongo_store(mongodb_uri) as first, open_mongo_store(mongodb_uri) as second:
+        run = await create(first, make_run())
+
+        async def listens() -> bool:
+            # Where the stream does not stand yet, waiting is short.
+            before = time.monotonic()
+            await second.await_command(0.5)
+            return time.monotonic() - before > 0.4
+
+        await until(listens, "it waits to be told")
+        waiting = asyncio.create_task(second.await_command(30))
+        await first.control_run("default", run.run_id, Control(pause_reason=""))
+        await asyncio.wait_for(waiting, 10)
+        assert await second.commanded_runs() == [run.run_id]

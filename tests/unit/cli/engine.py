@@ -60,8 +60,7 @@ class StoryTeller(
     def StartRun(self, request, context):  # noqa: N802, ANN001, ANN201 - named by gRPC
         self.tokens.append(dict(context.invocation_metadata()).get("authorization", ""))
         self.requests.append(request.run)
-        if self.refusal is not None:
-            context.abort_with_status(rpc_status.to_status(status_from_error(self.refusal)))
+        self.refuse(context)
         return service_pb2.StartRunResponse(run=self.run())
 
     def StreamRun(self, request, context):  # noqa: N802, ANN001, ANN201
@@ -147,9 +146,11 @@ class StoryTeller(
 
     def DeleteSession(self, request, context):  # noqa: N802, ANN001, ANN201
         self.commands.append(request)
+        self.refuse(context)
         return service_pb2.DeleteSessionResponse(deleted_runs=3)
 
     def ExportSession(self, request, context):  # noqa: N802, ANN001, ANN201
+        self.refuse(context)
         yield service_pb2.ExportSessionResponse(session=session_pb2.Session(session_id=request.session_id))
         for message in self.messages:
             yield service_pb2.ExportSessionResponse(message=message)
@@ -160,6 +161,11 @@ class StoryTeller(
 
     def ListSessionMessages(self, request, context):  # noqa: N802, ANN001, ANN201
         return service_pb2.ListSessionMessagesResponse(messages=self.messages)
+
+    def refuse(self, context: grpc.ServicerContext) -> None:
+        """End the call where it is to be refused."""
+        if self.refusal is not None:
+            context.abort_with_status(rpc_status.to_status(status_from_error(self.refusal)))
 
     def run(self) -> run_pb2.Run:
         """The run as it is stored."""

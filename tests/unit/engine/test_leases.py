@@ -35,6 +35,10 @@ class Shared:
         self.renewed.append(len(runs))
         return self.lost
 
+    async def await_command(self, longest_s: float) -> None:
+        assert longest_s <= 1
+        await asyncio.sleep(0.1)
+
     async def commanded_runs(self) -> list[str]:
         self._reach()
         self.heard.append(asyncio.get_running_loop().time())

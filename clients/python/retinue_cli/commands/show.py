@@ -89,10 +89,8 @@ def _settings(settings: "run_pb2.RunSettings", shorten: Any) -> Iterator[tuple[s
     yield "history", "yes" if settings.include_history else "no"
     if settings.HasField("max_context_tokens"):
         yield "context", f"at most {count(settings.max_context_tokens, 'token')}"
-    yield (
-        "asks for input",
-        f"and waits {_span(settings.input_timeout)}" if _nanos(settings.input_timeout) else "",
-    )
+    if _nanos(settings.input_timeout):
+        yield "inputs wait", _span(settings.input_timeout)
     if settings.output_schema_json:
         yield "answer fits", shorten(settings.output_schema_json)
         yield "repairs", f"at most {settings.max_repairs}"
