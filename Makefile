@@ -11,10 +11,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format generate chaos bench clean
+.PHONY: help demo test lint format generate chaos bench bench-peers profile clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: .venv/.demo ## Install, start the three services, run an agent with a real MCP tool, stop
 	@$(BIN)/python scripts/demo.py
@@ -44,6 +44,12 @@ chaos: .venv/.dev ## Kill, stop and cut for long, and check every story afterwar
 
 bench: .venv/.dev ## Measure against the bare gRPC floor, in one run
 	$(BIN)/python -m bench
+
+bench-peers: .venv/.dev ## Measure other agent libraries beside it, each in an environment of its own
+	$(BIN)/python -m bench --only peers
+
+profile: .venv/.dev ## Show where the time of one agent run goes
+	$(BIN)/python -m bench --only profile
 
 clean: ## Remove what the other targets made
 	rm -rf .venv .venv-protoc .tools bench/out

@@ -1,10 +1,10 @@
 """A fake model, so fast that it is not what is measured: OpenAI chat completions from prebuilt bytes.
 
 `POST /agent/...` asks for one tool call, and after a tool's result answers a short text; `POST /paced/...`
-does the same after PACE_S each time, and `POST /held/...` only once all are released. `POST /text/...` answers
-CHUNKS chunks of text; `POST /watched/...` the same once it is released, and one chunk each CHUNK_S.
-`GET /held` answers how many requests are held, `POST /release` lets them go. The first line of output is the
-port.
+does the same after PACE_S each time, and `POST /held/...` only once all are released. `POST /text/...`
+answers CHUNKS chunks of text; `POST /watched/...` the same once it is released, and one chunk each CHUNK_S.
+`GET /held` answers how many requests are held, `POST /release` lets them go. The first line of output is
+the port.
 """
 
 import argparse

@@ -42,27 +42,29 @@ async def measure_finished(folder: Path, count: int, *, rounds: int, seconds: fl
         full = stack.enter_context(closing(Engine(retinue.folder, retinue.measured, environment)))
         engines = {"empty": retinue.engine, "full": full}
         retinue.engine.close()
-        starts = {name: {"start until SERVING, s": await engine.restart()} for name, engine in engines.items()}
+        starts = {
+            name: {"start until SERVING, s": await engine.restart()} for name, engine in engines.items()
+        }
         loads = await _load(retinue, engines, rounds, seconds)
         reads = {
             name: await _read(engine.address, _some(finished, times) if engine is full else None, times)
             for name, engine in engines.items()
         }
-        memory = {
-            name: {"memory, MiB": rss_mib(engine.process.pid)} for name, engine in engines.items()
-        }
+        memory = {name: {"memory, MiB": rss_mib(engine.process.pid)} for name, engine in engines.items()}
     figures = {
         name: {**medians(loads[name]), **reads[name], **memory[name], **starts[name]} for name in engines
     }
     return {
         "count": count,
+        "in_flight": IN_FLIGHT,
         **figures,
+        "alone": [*reads["full"], *memory["full"], *starts["full"]],
         "ratio": {
             **ratios([{**reads["full"], **memory["full"], **starts["full"]}], [figures["empty"]]),
             **ratios(loads["full"], loads["empty"]),
         },
         "statements": statements,
-        "statements that read a whole table": scanning,
+        "scans": scanning,
     }
 
 

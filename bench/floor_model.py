@@ -83,8 +83,10 @@ class LitellmModel:
         self._url = url
         # Else the import fetches a price table from the internet.
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-        self._litellm: Any = importlib.import_module("litellm")
-        self._litellm.suppress_debug_info = True
+        litellm: Any = importlib.import_module("litellm")
+        litellm.suppress_debug_info = True
+        litellm.turn_off_message_logging = True
+        self._litellm = litellm
 
     async def ask(self, target: str, body: Mapping[str, Any], answer: Answer) -> AsyncIterator[str]:
         """As `Model.ask`."""

@@ -27,13 +27,14 @@ async def measure_many() -> dict[str, float]:
         await run_for(stub, "agent", 1, 0.3)
         try:
             return await _measure(retinue, stub, Held(retinue.model_url, http))
-        except grpc.aio.AioRpcError as failure:
-            raise BenchError(f"one of many runs failed: {failure.code()}: {failure.details()}") from None
+        except ExceptionGroup as failures:
+            failure = failures.exceptions[0]
+            if isinstance(failure, grpc.aio.AioRpcError):
+                failure = BenchError(f"one of many runs failed: {failure.code()}: {failure.details()}")
+            raise failure from None
 
 
-async def _measure(
-    retinue: Retinue, stub: service_pb2_grpc.RunServiceStub, held: Held
-) -> dict[str, float]:
+async def _measure(retinue: Retinue, stub: service_pb2_grpc.RunServiceStub, held: Held) -> dict[str, float]:
     engine = retinue.engine.process
     before_mib, before_s, begin = rss_mib(engine.pid), cpu_s(engine.pid), time.perf_counter()
     tally = Tally()

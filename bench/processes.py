@@ -1,6 +1,8 @@
 """Processes of a measurement: started on a core, counted by /proc, ended with the block that started them."""
 
+import contextlib
 import functools
+import json
 import os
 import select
 import subprocess
@@ -10,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository."""
@@ -84,6 +87,24 @@ class Process:
         if not self.first_line:
             raise BenchError(f"{self.name} did not start: see its output above")
 
+    def ask(self, line: str, within_s: float) -> dict[str, Any]:
+        """Write a line and read its answer, a line of JSON. Raises BenchError where it ends or takes long."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        answer = ""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+            if select.select([self.process.stdout], [], [], within_s)[0]:
+                answer = self.process.stdout.readline()
+        if not answer:
+            raise BenchError(f"{self.name} did not answer {line!r}: see its output above")
+        try:
+            found: dict[str, Any] = json.loads(answer)
+        except ValueError:
+            raise BenchError(f"{self.name} answered {line!r} with {answer!r}") from None
+        return found
+
     def check(self) -> None:
         """Raise BenchError where it has ended."""
         status = self.process.poll()
@@ -137,8 +158,10 @@ def _stop(popen: "subprocess.Popen[str]") -> None:
         popen.kill()
         popen.wait()
     for pipe in (popen.stdin, popen.stdout):
-        if pipe is not None:
-            pipe.close()
+        # What was written for it and not read dies with it.
+        with contextlib.suppress(BrokenPipeError):
+            if pipe is not None:
+                pipe.close()
 
 
 @dataclass

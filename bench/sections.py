@@ -1,22 +1,27 @@
 """The sections under load: floor and Retinue by turns, medians over rounds, ratios within a round."""
 
 import asyncio
+from contextlib import ExitStack
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from tests.servers.mongodb import given_uri, run_mongodb
+
 from bench.load import Figures, Load
-from bench.processes import rss_mib
-from bench.suite import Suite, System
+from bench.processes import pin, rss_mib
+from bench.suite import Suite, System, open_suite
 
 Cells = dict[str, Any]
 """What a section found: plain JSON."""
 
 
-async def settle(suite: Suite) -> None:
+async def settle(suite: Suite, *agents: str) -> None:
     """Let each system make its first runs: connections, tool servers, caches."""
     load = Load(suite.model)
     for system in (suite.floor, suite.retinue):
-        for agent in ("agent", "text"):
+        for agent in agents:
             await load.round(system, agent, 1, 0.05)
 
 
@@ -68,6 +73,27 @@ async def loaded(suite: Suite, name: str, concurrencies: list[int], *, rounds: i
         str(in_flight): await measure(suite, name, in_flight, rounds=rounds, seconds=seconds)
         for in_flight in concurrencies
     }
+
+
+async def measure_litellm(*, rounds: int, seconds: float) -> Cells:
+    """Agent runs where floor and Retinue ask the model by litellm."""
+    with open_suite(litellm=True) as suite:
+        await settle(suite, "agent")
+        return await loaded(suite, "agent", [1, 32], rounds=rounds, seconds=seconds)
+
+
+async def measure_mongodb(*, rounds: int, seconds: float) -> Cells:
+    """Agent runs on MongoDB: the server that RETINUE_TEST_MONGODB_URI names, else secantusdb."""
+    # What is started here is none of what is measured.
+    pin()
+    with ExitStack() as stack:
+        uri = given_uri()
+        if uri is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="retinue-bench-")))
+            uri = stack.enter_context(run_mongodb(folder)).uri()
+        suite = stack.enter_context(open_suite(engine_environment={"RETINUE_STORE": uri}))
+        await settle(suite, "agent")
+        return await loaded(suite, "agent", [1, 32], rounds=rounds, seconds=seconds)
 
 
 async def quiet() -> None:

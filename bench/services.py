@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from bench.health import until_serving
 from bench.processes import ROOT, Process, pin, started
@@ -23,7 +24,7 @@ SERVICES = {
 }
 """The module of each of Retinue's processes."""
 
-_AGENTS = {
+_AGENTS: dict[str, dict[str, Any]] = {
     "agent": {"llm": "agent", "mcp_servers": ["echo"]},
     "paced": {"llm": "paced", "mcp_servers": ["echo"]},
     "held": {"llm": "held", "mcp_servers": ["echo"]},
@@ -50,7 +51,7 @@ def write_project(folder: Path, model: str, core: int | None, transport: str = "
     llm = {"model": "fake", "protocol": "openai_chat", "transport": transport}
     llms = {
         name: {**llm, "base_url": f"{model}/{name}/v1"}
-        for name in sorted({str(agent["llm"]) for agent in _AGENTS.values()})
+        for name in sorted({agent["llm"] for agent in _AGENTS.values()})
     }
     stdio = {"command": sys.executable, "args": tool_server_arguments(core)}
     project = {
@@ -82,11 +83,18 @@ class Engine:
 
     process: Process
 
-    def __init__(self, folder: Path, core: int | None, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        core: int | None,
+        environment: Mapping[str, str],
+        module: str = SERVICES["engine"],
+    ) -> None:
         self.address = environment["RETINUE_ENGINE_ADDRESS"]
         self._folder = folder
         self._core = core
         self._environment = environment
+        self._module = module
         self._stack = ExitStack()
 
     def start(self) -> None:
@@ -94,7 +102,7 @@ class Engine:
         self.process = self._stack.enter_context(
             started(
                 "engine",
-                ["-m", SERVICES["engine"]],
+                ["-m", self._module],
                 core=self._core,
                 environment=self._environment,
                 cwd=self._folder,
@@ -133,7 +141,10 @@ class Retinue:
 
 @contextmanager
 def open_retinue(
-    *, transport: str = "direct", engine_environment: Mapping[str, str] | None = None
+    *,
+    transport: str = "direct",
+    engine_module: str = SERVICES["engine"],
+    engine_environment: Mapping[str, str] | None = None,
 ) -> Iterator[Retinue]:
     """Start the fake model and Retinue, durable on SQLite where nothing else is said; leaving ends them."""
     measured, rest = pin()
@@ -152,7 +163,7 @@ def open_retinue(
             )
             for name, core in (("registry", rest), ("host", measured))
         ]
-        engine = enter(contextlib.closing(Engine(folder, measured, environments["engine"])))
+        engine = enter(contextlib.closing(Engine(folder, measured, environments["engine"], engine_module)))
         engine.start()
         for process in (registry, host, engine.process):
             process.read_first_line()

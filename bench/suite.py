@@ -32,6 +32,7 @@ class Suite:
     floor: System
     retinue: System
     model: Process
+    model_url: str
     pinned: bool
     """Whether what is measured has a core of its own."""
 
@@ -56,5 +57,6 @@ def open_suite(
                     around=(retinue.registry,),
                 ),
                 model=retinue.model,
+                model_url=retinue.model_url,
                 pinned=cores() is not None,
             )

@@ -1,4 +1,4 @@
-"""Runs that wait for a person's answer: what they cost while nobody answers, and how an engine starts again."""
+"""Runs that wait for a person: what they cost while nobody answers, and how an engine starts again."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from bench.conditions import until
 from bench.model_answers import ANSWER
 from bench.processes import BenchError, cpu_s, rss_mib
 from bench.services import Engine, open_retinue
-from retinue.engine.v1 import input_pb2, run_pb2, service_pb2, service_pb2_grpc
+from retinue.engine.v1 import event_pb2, input_pb2, run_pb2, service_pb2, service_pb2_grpc
 from retinue.registry.v1 import component_pb2
 
 _STARTERS = 32
@@ -64,7 +64,10 @@ class People:
                 return found
 
     async def answer(self, count: int) -> list[float]:
-        """Answer so many, one after the other; seconds from each answer to its run's end. Raises BenchError."""
+        """Answer so many, one after the other; seconds from each answer to its run's end.
+
+        Raises BenchError.
+        """
         page = await self._inputs.ListInputs(
             service_pb2.ListInputsRequest(page_size=count), timeout=_TIMEOUT_S
         )
@@ -84,14 +87,13 @@ class People:
         return taken
 
     async def _see_end(self, run_id: str) -> None:
-        last = None
+        events: list[event_pb2.RunEvent] = []
         watch = service_pb2.WatchRunRequest(run_id=run_id)
         async for response in self._runs.WatchRun(watch, timeout=_TIMEOUT_S):
-            for last in response.events:
-                pass
-        result = last.run_finished.result if last is not None else None
-        if result is None or result.state != run_pb2.RUN_STATE_SUCCEEDED or result.output != ANSWER:
-            raise BenchError(f"a run that was answered ended with {last}")
+            events.extend(response.events)
+        result = events[-1].run_finished.result
+        if result.state != run_pb2.RUN_STATE_SUCCEEDED or result.output != ANSWER:
+            raise BenchError(f"a run that was answered ended with {events[-1]}")
 
 
 @asynccontextmanager
@@ -101,7 +103,7 @@ async def _people(engine: Engine) -> AsyncIterator[People]:
 
 
 async def _idle(engine: Engine, seconds: float) -> tuple[float, float]:
-    """Memory in MiB, and the share of a core that the engine uses while nothing is asked of it, in percent."""
+    """Memory in MiB, and the percentage of a core that the engine uses while nothing is asked of it."""
     # What was asked before is over, the import of what the first use warms up as well.
     await asyncio.sleep(seconds)
     before = cpu_s(engine.process.pid)

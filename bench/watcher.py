@@ -1,5 +1,7 @@
-"""A process of watchers of one run: says `watching` once each has the first event, and at the end, as JSON,
-when each had the last one, and the processor time that it took.
+"""A process of watchers of one run.
+
+It says `watching` once each has the first event, and at the end, as JSON, when each had the last one and the
+processor time that it took.
 """
 
 import argparse

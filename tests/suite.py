@@ -179,7 +179,6 @@ class Suite:
 
     async def asked(self, run_id: str, count: int = 1) -> list[input_pb2.InputRequest]:
         """Wait until a run's tree waits for so many answers, and return the requests, the oldest first."""
-
         found: list[input_pb2.InputRequest] = []
 
         async def pending() -> bool:

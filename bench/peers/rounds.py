@@ -1,7 +1,7 @@
 """What the peers' scripts share: rounds of agent runs in their own process, on command.
 
-Says `ready` first. Each line of input, `IN_FLIGHT SECONDS`, is a round; its figures are a line of JSON. It has
-no imports beyond the standard library and uvloop: a peer's environment holds the peer.
+Says `ready` first. Each line of input, `IN_FLIGHT SECONDS`, is a round; its figures are a line of JSON. It
+imports the standard library and uvloop alone: a peer's environment holds the peer.
 """
 
 import argparse

@@ -9,7 +9,7 @@ from retinue.engine.v1.service_pb2 import (
     SESSION_BUSY_POLICY_REJECT,
     RunRequest,
 )
-from retinue.errors import RequestIdReusedError, RetinueError
+from retinue.errors import RequestIdReusedError, RetinueError, TooManyRunsError
 from retinue.registry.v1.component_pb2 import COMPONENT_KIND_AGENT
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.agent.attachments import new_blob
@@ -71,7 +71,7 @@ class Acceptance:
             definition = resolved.SerializeToString()
             self._check_definition(resolved, definition, request)
             if self._dispatcher.full or request.session_id:
-                await self._dispatcher.check_queue()
+                await self._check_queue(namespace, request.session_id)
         except RetinueError:
             # The store finds a known request when it is to store it; one that comes again is answered too
             # where it could not begin now.
@@ -90,6 +90,15 @@ class Acceptance:
             except SessionTakenError:
                 continue  # the generated id exists: draw again
 
+    async def _check_queue(self, namespace: str, session_id: str) -> None:
+        """Raise TooManyRunsError where a run would be queued and as many are as may be."""
+        try:
+            await self._dispatcher.check_queue()
+        except TooManyRunsError:
+            session = await self._store.get_session(namespace, session_id)
+            if self._dispatcher.full or (session is not None and session.active_run_id):
+                raise
+
     async def _resolve(self, namespace: str, request: RunRequest) -> ResolveComponentResponse:
         target = request.target
         return await self._closures.resolve(namespace, target.kind, target.name, request.options.llm)
@@ -97,7 +106,7 @@ class Acceptance:
     def _check_definition(
         self, resolved: ResolveComponentResponse, definition: bytes, request: RunRequest
     ) -> None:
-        """Refuse now what cannot work: a missing key, a setting that fits no transport, a prompt with a gap."""
+        """Refuse now what cannot work: a missing key, a setting that fits no transport, a gap in a prompt."""
         options = request.options.SerializeToString()
         agent = definition_from(definition, options)
         for llm in agent.llms:

@@ -133,14 +133,14 @@ def _finished(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
                 end_us=event.time.ToMicroseconds(),
                 result=result.SerializeToString(),
                 messages=tree.root.session_messages(),
-                totals=_totals(result),
+                totals=_totals(result, tree.suspended_us),
                 closes_inputs=bool(tree.pending()),
             )
         ]
     )
 
 
-def _totals(result: run_pb2.RunResult) -> Totals:
+def _totals(result: run_pb2.RunResult, suspended_us: int) -> Totals:
     usage = result.usage
     return Totals(
         runs=1,
@@ -152,7 +152,8 @@ def _totals(result: run_pb2.RunResult) -> Totals:
         unknown_cost=result.cost.unknown,
         turns=result.turns,
         tool_calls=result.tool_calls,
-        duration_us=result.duration.ToMicroseconds(),
+        # A session's budget of time leaves out what people took.
+        duration_us=max(0, result.duration.ToMicroseconds() - suspended_us),
     )
 
 

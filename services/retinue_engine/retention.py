@@ -33,10 +33,12 @@ class Retention:
     async def sweep(self) -> int:
         """Delete all that is not to be kept; return how many sessions that were."""
         deleted = 0
-        while found := await self._find():
+        while True:
+            looked_us = now_us()
+            found = await self._find()
             gone = 0
             for namespace, session_id in found:
-                gone += await self._delete(namespace, session_id)
+                gone += await self._delete(namespace, session_id, looked_us)
             deleted += gone
             if not gone:
                 break
@@ -53,11 +55,14 @@ class Retention:
             found += await self._store.surplus_sessions(self._sessions, TOGETHER)
         return found
 
-    async def _delete(self, namespace: str, session_id: str) -> bool:
+    async def _delete(self, namespace: str, session_id: str, looked_us: int) -> bool:
+        session = await self._store.get_session(namespace, session_id)
+        if session is not None and session.update_us >= looked_us:
+            return False  # used again in the meantime
         try:
             return await self._store.delete_session(namespace, session_id) is not None
         except SessionBusyError:
-            return False  # used again in the meantime
+            return False  # in use again
 
     async def keep_sweeping(self) -> None:
         """Sweep by the clock, until cancelled."""

@@ -63,6 +63,7 @@ async def restore(store: Store, work: Work) -> None:
             messages_json=messages[begin:end],
             unsaved_messages=max(0, end - max(saved, begin)),
             complete=end == len(messages),
+            question=max(0, origin.question - origin.first),
         )
         work.emit(row.run_id, "", conversation_restored=restored)
 

@@ -8,7 +8,7 @@ import grpc
 from retinue.engine.v1 import service_pb2, service_pb2_grpc
 from retinue.errors import InvalidArgumentError, SessionNotFoundError
 from retinue_engine.convert import message_to_proto, run_to_proto, session_to_proto
-from retinue_engine.store import RunFilter, RunRow, SessionRow, Store
+from retinue_engine.store import RunFilter, SessionRow, Store
 from retinue_engine.violations import labels
 from retinue_kit.paging import decode_page_token, encode_page_token, page_limit
 
@@ -96,16 +96,18 @@ class SessionServicer(service_pb2_grpc.SessionServiceServicer):
             for message in rows:
                 yield service_pb2.ExportSessionResponse(message=message_to_proto(message))
             after = rows[-1].position
-        for run in await self._runs_of(session):
-            yield service_pb2.ExportSessionResponse(run=run_to_proto(run))
+        for run_id in await self._runs_of(session):
+            run = await self._store.get_run(session.namespace, run_id)
+            if run is not None:
+                yield service_pb2.ExportSessionResponse(run=run_to_proto(run))
 
-    async def _runs_of(self, session: SessionRow) -> list[RunRow]:
-        """The runs of a session without their children, the oldest first."""
+    async def _runs_of(self, session: SessionRow) -> list[str]:
+        """The ids of a session's runs without their children, the oldest first: all of them would be much."""
         which = RunFilter(session.namespace, session.session_id)
-        found: list[RunRow] = []
+        found: list[str] = []
         before: tuple[int, str] | None = None
         while rows := await self._store.list_runs(which, before, _PAGE):
-            found += rows
+            found += [row.run_id for row in rows]
             before = (rows[-1].create_us, rows[-1].run_id)
         return found[::-1]
 

@@ -29,6 +29,7 @@ from retinue_engine.store_mongo_documents import (
     Document,
     input_document,
     run_document,
+    session_document,
     session_key,
 )
 from retinue_engine.store_mongo_errors import DuplicateDocumentError, translated
@@ -71,12 +72,22 @@ class EffectWrites:
             await self._suspend(record, effects.suspension)
 
     async def _session(self, ending: RunOutcome | None) -> Document | None:
+        """The session of a run that ends; opened here where it ends before who accepted it came to that."""
         if ending is None:
             return None
-        key = session_key(ending.namespace, ending.session_id)
+        key = {"_id": session_key(ending.namespace, ending.session_id)}
         with translated():
-            found: Document | None = await self._collections.sessions.find_one({"_id": key})
-        return found
+            found: Document | None = await self._collections.sessions.find_one(key)
+            if found is not None:
+                return found
+            run = await self._collections.runs.find_one({"_id": ending.run_id, "state": NOT_FINAL})
+        if run is None:
+            return None  # its session was deleted after its end
+        with suppress(DuplicateDocumentError):
+            await self._writes.sessions.insert({**session_document(run), "active_run_id": None})
+        with translated():
+            opened: Document | None = await self._collections.sessions.find_one(key)
+        return opened
 
     async def _follow(self, record: JournalRecord, effects: Effects) -> None:
         """All but what ends or suspends the run."""

@@ -7,7 +7,7 @@ from retinue.engine.v1 import service_pb2
 from retinue.errors import SequenceOutOfRangeError
 from retinue_engine.feed import Feed
 from retinue_engine.journal import MAX_RECORD_BYTES
-from retinue_engine.remote_feeds import RemoteFeeds
+from retinue_engine.remote_feeds import RemoteFeeds, ends
 from retinue_engine.store import FINAL_STATES, JournalRecord, Store
 
 
@@ -59,10 +59,7 @@ async def watch(
             records = feed.after(after, MAX_RECORD_BYTES) if feed else None
             finished = feed is not None and feed.finished
             if records is None:
-                # Asked before the journal is read: what is final then has its whole journal in the store.
-                row = await store.get_run(namespace, run_id)
-                finished = row is None or row.state in FINAL_STATES
-                records = await store.read_journal(run_id, after, MAX_RECORD_BYTES)
+                records, finished = await _read(store, namespace, run_id, after)
             if records:
                 yield join_records(records, after)
                 after = records[-1].last_sequence
@@ -81,6 +78,18 @@ async def watch(
     finally:
         if joined is not None:
             remote.leave(run_id, joined)
+
+
+async def _read(store: Store, namespace: str, run_id: str, after: int) -> tuple[list[JournalRecord], bool]:
+    """The records after a sequence, and whether no more will come than are stored."""
+    # Asked before the journal is read: what is final then has its whole journal in the store.
+    row = await store.get_run(namespace, run_id)
+    finished = row is None or row.state in FINAL_STATES
+    records = await store.read_journal(run_id, after, MAX_RECORD_BYTES)
+    if records and not finished and ends(records[-1]):
+        # What follows from it is being written: who sees the end finds the run ended.
+        records.pop()
+    return records, finished
 
 
 async def _check_place(store: Store, feed: Feed | None, run_id: str, after: int) -> None:

@@ -8,124 +8,146 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from retinue.engine.v1 import run_pb2
-from tests.chaos.checker import Report, judge
+from tests.chaos.checker import judge
 from tests.chaos.engines import LEASE_S, Engines, open_engines, standing_still
-from tests.chaos.facts import gather_facts
-from tests.chaos.load import SCRIPT, Load
-from tests.suite import Processes, open_processes, stdio_server
+from tests.chaos.facts import Facts, read_views
+from tests.chaos.load import load_on
+from tests.chaos.world import SCRIPT, project
+from tests.suite import Processes, Suite, open_processes
 
 pytestmark = [pytest.mark.xdist_group("chaos")]
 
 LONG = os.environ.get("RETINUE_CHAOS") == "long"
 SEED = int(os.environ.get("RETINUE_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
-ROUNDS = 40 if LONG else 2
-MONGODB_ROUNDS = 40 if LONG else 1
-RUNS_A_ROUND = 80 if LONG else 60
-MONGODB_RUNS_A_ROUND = 60 if LONG else 40
-BOUND_S = 110 if LONG else 90
+SEEDS = [SEED + number for number in range(8 if LONG else 1)]
+RUNS = 120 if LONG else 50
+MONGODB_RUNS = 80 if LONG else 36
+OVER_S = 15.0 if LONG else 4.0
+"""The time over which runs are started, and processes die."""
+BOUND_S = 75
 
 
-def summary(store: str, load: Load, done: "Counter[str]", report: Report, began: float) -> None:
-    """Print what happened."""
-    what = ", ".join(f"{count} x {name}" for name, count in sorted(done.items()))
-    print(  # noqa: T201 - the summary is what this is run for
-        f"\nchaos on {store}: seed {SEED}, {len(load.accepted)} runs, {what}, {load.cuts} streams cut, "
-        f"{load.changes} changes of engine, {report}, {time.monotonic() - began:.0f} s, "
-        f"violations: {len(report.violations)}"
-    )
-    assert not report.violations, f"seed {SEED}: " + "\n".join(report.violations)
-    assert report.states[run_pb2.RUN_STATE_SUCCEEDED] > len(load.accepted) // 2
+class Trial:
+    """One load under one seed, and what was done to it."""
+
+    def __init__(self, store: str, seed: int, suites: Sequence[Suite]) -> None:
+        self._store = store
+        self._seed = seed
+        self._suites = suites
+        self._began = time.monotonic()
+        self.chance = random.Random(seed)
+        self.load = load_on([suite.client for suite in suites], seed, OVER_S)
+        self.done: Counter[str] = Counter()
+        self.resumed: list[float] = []
+        """When engines that had been stopped went on."""
+
+    async def stand(self, runs: int, disturb: Callable[["Trial"], Awaitable[None]]) -> None:
+        """Start runs while processes are disturbed, wait for their ends, and judge."""
+        load = self.load
+        stuck = False
+        try:
+            async with asyncio.timeout(BOUND_S), load.people.answering():
+                await asyncio.gather(*map(load.one, range(runs)), disturb(self))
+        except TimeoutError:
+            stuck = True
+        self.done["s of load"] = round(time.monotonic() - self._began)
+        await self._judge(stuck=stuck)
+
+    async def _judge(self, *, stuck: bool) -> None:
+        load, model = self.load, self._suites[0].model
+        facts = Facts(
+            load.accepted,
+            load.seen,
+            await read_views(self._suites, load.accepted),
+            list(zip(model.requests, model.times, strict=True)),
+            self._suites[0].notes(),
+            self.resumed,
+            load.watched,
+            load.people.answered,
+            load.people.cancelled,
+        )
+        report = judge(facts)
+        if stuck:
+            report.violations.append(f"not all was done within {BOUND_S} s")
+        what = ", ".join(
+            f"{count} x {name}" for name, count in sorted((self.done + load.people.done).items())
+        )
+        print(  # noqa: T201 - the summary is what this is run for
+            f"\nchaos on {self._store}: seed {self._seed}, {len(load.accepted)} runs, {what}, "
+            f"{load.cuts} streams cut, {load.callers.changes} changes of engine, {report}, "
+            f"{time.monotonic() - self._began:.0f} s, violations: {len(report.violations)}"
+        )
+        assert not report.violations, f"seed {self._seed}: " + "\n".join(report.violations)
+        assert report.states[run_pb2.RUN_STATE_SUCCEEDED] > len(load.accepted) // 2
 
 
-async def disturb(suite: Processes, chance: random.Random, done: "Counter[str]") -> None:
-    """Kill engine or host, or let one stand still, a few times at random moments."""
-    for _ in range(4):
-        await asyncio.sleep(0.1 + chance.random())
-        what = chance.choice(
+async def disturb(trial: Trial, suite: Processes) -> None:
+    """Kill engine or host, or let one stand still, at random moments."""
+    end = time.monotonic() + OVER_S + 1
+    while time.monotonic() < end:
+        await asyncio.sleep(0.1 + trial.chance.random())
+        what = trial.chance.choice(
             ("engine killed", "engine killed", "host killed", "engine stopped", "host stopped")
         )
         process = suite.engine_process if what.startswith("engine") else suite.host_process
         if what.endswith("stopped"):
             async with standing_still(process):
-                await asyncio.sleep(0.5 + chance.random())
+                await asyncio.sleep(0.5 + trial.chance.random())
         else:
             await process.kill()
-            await asyncio.sleep(chance.random() * 0.2)
+            await asyncio.sleep(trial.chance.random() * 0.2)
             await process.start()
-        done[what] += 1
+        trial.done[what] += 1
 
 
-@pytest.mark.timeout(7200 if LONG else 110)
-async def test_nothing_accepted_is_lost_or_done_twice(tmp_path: Path) -> None:
-    chance = random.Random(SEED)
-    began = time.monotonic()
-    done: Counter[str] = Counter()
-    async with open_processes(
-        tmp_path,
-        SCRIPT,
-        agents={"b": {"mcp_servers": ["tools"]}},
-        mcp_servers={"tools": stdio_server(tmp_path)},
-    ) as suite:
-        load = Load([suite.client], chance)
-        for round_ in range(ROUNDS):
-            first = round_ * RUNS_A_ROUND
-            async with asyncio.timeout(BOUND_S):
-                await asyncio.gather(
-                    *(load.one(number) for number in range(first, first + RUNS_A_ROUND)),
-                    disturb(suite, chance, done),
-                )
-        report = judge(await gather_facts([suite], load.accepted, load.seen))
-    summary("sqlite", load, done, report, began)
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_nothing_accepted_is_lost_or_done_twice(tmp_path: Path, seed: int) -> None:
+    async with open_processes(tmp_path, SCRIPT, **project(tmp_path)) as suite:
+        trial = Trial("sqlite", seed, [suite])
+        await trial.stand(RUNS, lambda trial: disturb(trial, suite))
 
 
-async def disturb_engines(
-    engines: Engines, chance: random.Random, done: "Counter[str]", resumed: list[float]
+async def disturb_engines(trial: Trial, engines: Engines) -> None:
+    """Kill engines, host and database, and let engines stand still past their lease, at random moments."""
+    chance = trial.chance
+    every = ["engine killed", "engine killed", "engine stopped", "host killed"]
+    every += ["database killed"] * bool(engines.mongodb)
+    end = time.monotonic() + OVER_S
+    while time.monotonic() < end:
+        chance.shuffle(every)
+        for what in every:
+            await asyncio.sleep(0.2 + chance.random())
+            process = chance.choice(engines.processes)
+            if what == "engine killed":
+                await process.kill()
+                await asyncio.sleep(chance.random() * LEASE_S * 1.2)
+                await process.start()
+            elif what == "engine stopped":
+                async with standing_still(process):
+                    await asyncio.sleep(LEASE_S * (1 + chance.random()))
+                    trial.resumed.append(time.time())
+            elif what == "host killed":
+                await engines.first.host_process.kill()
+                await engines.first.host_process.start()
+            elif engines.mongodb:
+                engines.mongodb.kill()
+                await asyncio.sleep(chance.random())
+                await asyncio.to_thread(engines.mongodb.start)
+            trial.done[what] += 1
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_nothing_is_lost_or_done_twice_where_two_engines_share_a_mongodb(
+    tmp_path: Path, seed: int
 ) -> None:
-    """Kill engines and the database, and let engines stand still past their lease, at random moments."""
-    names = ["engine killed", "engine killed", "engine stopped", *["database killed"] * bool(engines.mongodb)]
-    chance.shuffle(names)
-    for what in names:
-        await asyncio.sleep(0.2 + chance.random())
-        process = chance.choice(engines.processes)
-        if what == "engine killed":
-            await process.kill()
-            await asyncio.sleep(chance.random() * LEASE_S * 1.2)
-            await process.start()
-        elif what == "engine stopped":
-            async with standing_still(process):
-                await asyncio.sleep(LEASE_S * (1 + chance.random()))
-                resumed.append(time.time())
-        elif engines.mongodb:
-            engines.mongodb.kill()
-            await asyncio.sleep(chance.random())
-            await asyncio.to_thread(engines.mongodb.start)
-        done[what] += 1
-
-
-@pytest.mark.timeout(7200 if LONG else 110)
-async def test_nothing_is_lost_or_done_twice_where_two_engines_share_a_mongodb(tmp_path: Path) -> None:
-    chance = random.Random(SEED)
-    began = time.monotonic()
-    done: Counter[str] = Counter()
-    resumed: list[float] = []
-    async with open_engines(
-        tmp_path,
-        SCRIPT,
-        agents={"b": {"mcp_servers": ["tools"]}},
-        mcp_servers={"tools": stdio_server(tmp_path)},
-    ) as engines:
-        load = Load([suite.client for suite in engines.suites], chance)
-        for round_ in range(MONGODB_ROUNDS):
-            first = round_ * MONGODB_RUNS_A_ROUND
-            async with asyncio.timeout(BOUND_S):
-                await asyncio.gather(
-                    *(load.one(number) for number in range(first, first + MONGODB_RUNS_A_ROUND)),
-                    disturb_engines(engines, chance, done, resumed),
-                )
-        report = judge(await gather_facts(engines.suites, load.accepted, load.seen, resumed))
-    summary("mongodb", load, done, report, began)
+    async with open_engines(tmp_path, SCRIPT, **project(tmp_path)) as engines:
+        trial = Trial("mongodb", seed, engines.suites)
+        await trial.stand(MONGODB_RUNS, lambda trial: disturb_engines(trial, engines))

@@ -9,16 +9,16 @@ import pytest
 from retinue.common.v1 import error_pb2 as pb
 from retinue.engine.v1 import event_pb2, run_pb2
 from tests.chaos.engines import standing_still
-from tests.suite import Processes, check_story, kinds, open_processes, stdio_server, until
+from tests.suite import SOON_S, Processes, check_story, kinds, open_processes, stdio_server, until
 
 pytestmark = pytest.mark.xdist_group("chaos")
 
 
-def with_tool(folder: Path, name: str) -> dict[str, Any]:
+def with_tool(folder: Path, name: str, **agent: Any) -> dict[str, Any]:
     """A script that calls a tool and then tells its result, and the project that goes with it."""
     return {
         "script": {"turns": [{"tool_calls": [{"name": f"tools__{name}"}]}, {"text": "it said {last_tool}"}]},
-        "agents": {"b": {"mcp_servers": ["tools"]}},
+        "agents": {"b": {"mcp_servers": ["tools"], **agent}},
         "mcp_servers": {"tools": stdio_server(folder)},
     }
 
@@ -53,8 +53,28 @@ async def test_a_repeatable_call_in_flight_is_made_again_with_its_key(tmp_path: 
         assert len(suite.model.requests) == 2
 
 
-async def test_a_call_in_flight_that_may_not_be_repeated_fails_the_run(tmp_path: Path) -> None:
+async def test_a_call_in_flight_that_may_not_be_repeated_waits_for_a_word(tmp_path: Path) -> None:
     async with open_processes(tmp_path, **with_tool(tmp_path, "hold")) as suite:
+        run = await suite.client.runs.start("b", "hi", session_id="s")
+        await until(suite.notes, "the tool is called")
+        await suite.engine_process.kill()
+        await suite.engine_process.start()
+        (request,) = await suite.asked(run.run_id)
+        assert request.approval.interrupted
+        behind = await suite.client.runs.start("a", "behind", session_id="s")
+        assert behind.state == run_pb2.RUN_STATE_QUEUED
+        assert len(suite.notes()) == 1
+        await suite.client.inputs.deny(request)
+        events = await watched_over_the_kill(suite, run.run_id)
+        assert events[-1].run_finished.result.state == run_pb2.RUN_STATE_SUCCEEDED
+        assert len(suite.notes()) == 1
+        # The session is free again.
+        await suite.ended(behind.run_id)
+
+
+async def test_a_call_in_flight_fails_the_run_where_its_policy_says_so(tmp_path: Path) -> None:
+    policies = [{"interrupted": "fail"}]
+    async with open_processes(tmp_path, **with_tool(tmp_path, "hold", tool_policies=policies)) as suite:
         run = await suite.client.runs.start("b", "hi", session_id="s")
         await until(suite.notes, "the tool is called")
         await suite.engine_process.kill()
@@ -164,7 +184,10 @@ async def test_runs_wait_for_a_host_that_starts_after_the_engine(tmp_path: Path)
         await asyncio.gather(suite.engine_process.kill(), suite.host_process.kill())
         (tmp_path / "release").touch()
         await suite.engine_process.start()
-        await until(lambda: "taking over" in suite.engine_process.log.read_text(), "the engine takes it up")
+        async with asyncio.timeout(SOON_S):
+            async for event in suite.client.runs.watch(run.run_id):
+                if event.HasField("run_claimed"):
+                    break
         await suite.host_process.start()
         events = await watched_over_the_kill(suite, run.run_id)
         assert events[-1].run_finished.result.state == run_pb2.RUN_STATE_SUCCEEDED

@@ -27,8 +27,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def program(*command: str | Path, cwd: Path, **env: str) -> str:
-    """What a program prints; it must succeed."""
+async def program(*command: str | Path, cwd: Path, status: int = 0, **env: str) -> str:
+    """What a program prints; it must end with the status."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=cwd,
@@ -38,7 +38,7 @@ async def program(*command: str | Path, cwd: Path, **env: str) -> str:
     )
     async with asyncio.timeout(READY_S):
         out, _ = await process.communicate()
-    assert process.returncode == 0, out.decode()
+    assert process.returncode == status, out.decode()
     return out.decode()
 
 
@@ -103,6 +103,34 @@ async def test_the_notes_example_keeps_a_note_with_its_own_server(tmp_path: Path
         shown = await program(RETINUE, "run", "secretary", "Note: buy milk", cwd=project)
         assert "succeeded" in shown
         assert (project / "notes.txt").read_text() == "buy milk\n"
+
+
+async def test_the_example_of_tests_passes_and_fails_where_its_agent_is_changed(tmp_path: Path) -> None:
+    for name in ("notes", "testing"):
+        shutil.copytree(ROOT / "examples" / name, tmp_path / name)
+    project = tmp_path / "testing"
+    command = [RETINUE, "dev", "test", "--", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    passed = await program(*command, cwd=project)
+    assert "4 passed" in passed
+    assert "no real model" in passed
+    assert not (tmp_path / "notes" / "notes.txt").exists()
+
+    anchor = project / "retinue.yaml"
+    anchor.write_text(anchor.read_text().replace("approval: always", "approval: never"))
+    failed = await program(*command, "-k", "denies", cwd=project, status=1)
+    assert "test_the_clerk_writes_nothing_that_a_person_denies" in failed
+    assert "buy milk" in (tmp_path / "notes" / "notes.txt").read_text()
+
+
+def test_the_page_on_tests_shows_what_stands_in_the_example() -> None:
+    page = (ROOT / "docs" / "testing-agents.md").read_text()
+    files = [path.read_text() for path in (ROOT / "examples" / "testing").iterdir() if path.is_file()]
+    shown = re.findall(r"```(?:yaml|python)\n(.*?)```", page, re.DOTALL)
+    assert len(shown) == 4
+    for block in shown:
+        # Below its first line: `agents:` and `rules:` stand further up in their files.
+        body = block.split("\n", 1)[1] if block.startswith(("agents:", "rules:")) else block
+        assert any(body in text for text in files), block
 
 
 def _node() -> Path:

@@ -347,7 +347,8 @@ def error_from_facts(
 def status_from_error(error: RetinueError) -> status_pb2.Status:
     """The google.rpc.Status that carries an error, with ErrorInfo and, for fields, BadRequest.
 
-    Where the facts have `retry_after_s`, RetryInfo says the same. It fits into the trailers of a call: what is longer is cut, and says so.
+    Where the facts have `retry_after_s`, RetryInfo says the same. All of it fits into the trailers of a
+    call: what is longer is cut, and says so.
     """
     message = _cut(error.message, MAX_STATUS_MESSAGE_BYTES)
     room = MAX_STATUS_BYTES - len(message.encode())

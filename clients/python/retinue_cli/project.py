@@ -5,6 +5,8 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from retinue_cli.failures import USAGE, CommandError
+
 ANCHOR = "retinue.yaml"
 MODEL_SCRIPT = "model.yaml"
 STATE_FOLDER = ".retinue"
@@ -31,6 +33,18 @@ def find_project(start: Path | None = None) -> Path | None:
         return Path(named).resolve()
     here = (start or Path.cwd()).resolve()
     return next((folder for folder in (here, *here.parents) if (folder / ANCHOR).is_file()), None)
+
+
+def project_folder(given: Path | None) -> Path:
+    """The given folder, which must be a project, else the one found. Raises CommandError."""
+    folder = find_project(given) if given else find_project()
+    if given and folder != given.resolve():
+        raise CommandError(
+            f"there is no {ANCHOR} in {given}: `retinue init {given}` makes a project", status=USAGE
+        )
+    if folder is None or not (folder / ANCHOR).is_file():
+        raise CommandError(f"there is no {ANCHOR} here or above: `retinue init` makes a project here")
+    return folder
 
 
 def state_folder(project: Path) -> Path:

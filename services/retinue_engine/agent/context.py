@@ -69,9 +69,12 @@ def _last_user(messages: Sequence[Mapping[str, Any]], first: int) -> int:
 
 
 def _group_end(messages: Sequence[Mapping[str, Any]], start: int) -> int:
-    """Where the group ends that begins here: a message with the results of the calls that it asks for."""
+    """Where the group ends that begins here: at the next message of a user.
+
+    A call stays with its results so, and no conversation begins with an answer, which some providers refuse.
+    """
     end = start + 1
-    while end < len(messages) and messages[end]["role"] == "tool":
+    while end < len(messages) and messages[end]["role"] != "user":
         end += 1
     return end
 

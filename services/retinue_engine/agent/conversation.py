@@ -186,8 +186,7 @@ class Conversation:
             self._own = self._whole = len(self.messages) - restored.unsaved_messages
         self.restored += len(restored.messages_json)
         self.restored_whole = restored.complete
-        asked = [index for index, each in enumerate(self.messages) if each["role"] == "user"]
-        self.question = max(asked, default=self.question)
+        self.question = self.first + restored.question
 
     def _context_trimmed(self, event: event_pb2.RunEvent) -> None:
         self.omitted = event.context_trimmed.omitted_messages

@@ -26,6 +26,10 @@ LONGEST_RETRY_AFTER_S = 60.0
 """A provider that asks for more patience than this has, for a run, failed for good."""
 
 
+MAX_REASONING = 128 * 1024
+"""Most characters of a model's thoughts beside its answer; the deltas have them whole."""
+
+
 class _Next(NamedTuple):
     """What is asked after a failure, and after how many seconds."""
 
@@ -168,7 +172,7 @@ class ModelCalls:
             text=completion.text,
             finish_reason=completion.finish_reason,
             model=completion.model,
-            reasoning=completion.reasoning,
+            reasoning=completion.reasoning[:MAX_REASONING],
         )
         seen: set[str] = set()
         for call in completion.tool_calls:

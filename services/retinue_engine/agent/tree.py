@@ -98,7 +98,7 @@ class Tree:
         return self._by_call.get((parent_run_id, path))
 
     def children(self, path: str = "") -> Iterator[Child]:
-        """The runs inside the tree, or inside the run at a path; the inner ones before those that called them."""
+        """The runs inside the tree, or inside the run at a path; the inner ones before their callers."""
         below = f"{path}/" if path else ""
         return (each for each in reversed(self._children.values()) if each.path.startswith(below))
 

@@ -1,6 +1,7 @@
 """The direct transport: the OpenAI chat-completions protocol over one kept aiohttp session."""
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +29,8 @@ from retinue_engine.llm.model import (
 )
 from retinue_engine.llm.request import request_fields
 from retinue_engine.llm.sse import EventSplitter
+
+_LARGE_BODY = 1024 * 1024
 
 _MAX_ERROR_BYTES = 64 * 1024
 """As much of a failure's body is read; more says nothing more."""
@@ -110,7 +113,9 @@ class DirectTransport:
         url = f"{(endpoint.base_url or '').rstrip('/')}/chat/completions"
         try:
             # A redirect is not followed: it would lead past the hosts that the operator allows.
-            return await self._session.post(url, data=body, headers=_headers(endpoint), allow_redirects=False)
+            # aiohttp warns of larger bodies as bytes; as a file it sends them piece by piece.
+            data = body if len(body) <= _LARGE_BODY else io.BytesIO(body)
+            return await self._session.post(url, data=data, headers=_headers(endpoint), allow_redirects=False)
         except (aiohttp.InvalidURL, ValueError) as error:
             # aiohttp refuses line breaks in headers and addresses that are none; its text would show them.
             raise not_sendable(endpoint, type(error).__name__) from None

@@ -17,7 +17,6 @@ from retinue.errors import (
     InputMismatchError,
     InputNotFoundError,
     InvalidArgumentError,
-    RetinueError,
     RunNotFoundError,
 )
 from tests.suite import Suite, check_story, kinds, stdio_server, until
@@ -400,74 +399,3 @@ async def test_calls_of_one_turn_are_answered_in_any_order(
     ]
     assert sorted(called(suite)) == ["count", "wipe"]
     assert len(suite.model.requests) == 2
-
-
-async def test_of_twenty_answers_at_once_exactly_one_counts(opened: OpenSuite, tmp_path: Path) -> None:
-    suite = await with_calls(opened, tmp_path, ["count"])
-    for round_number in range(3):
-        run = await suite.client.runs.start("b", "hi")
-        (request,) = await suite.asked(run.run_id)
-
-        async def answer(number: int, request: input_pb2.InputRequest = request) -> int | None:
-            try:
-                await suite.client.inputs.approve(request, json.dumps({"n": number}))
-            except InputClosedError:
-                return None
-            return number
-
-        counted = [each for each in await asyncio.gather(*map(answer, range(20))) if each is not None]
-        assert len(counted) == 1
-        assert (await suite.ended(run.run_id)).state == run_pb2.RUN_STATE_SUCCEEDED
-        assert len(suite.notes()) == round_number + 1
-        assert suite.notes()[-1]["arguments"] == {"n": counted[0]}
-        check_story(await suite.watched(run.run_id))
-
-
-async def test_answers_at_any_moment_all_reach_their_run(opened: OpenSuite, tmp_path: Path) -> None:
-    """The moments when a run lets go of itself and is taken up are those that are hard to hit."""
-    suite = await with_calls(opened, tmp_path, ["count", "look", "wipe"])
-
-    async def race(number: int) -> None:
-        run = await suite.client.runs.start("b", "hi")
-        answered: set[str] = set()
-        while len(answered) < 3:
-            asked = [each async for each in suite.client.inputs.list(run.run_id)]
-            for _ in range(number):
-                await asyncio.sleep(0)
-            new = [each for each in asked if each.input_id not in answered]
-            await asyncio.gather(*(suite.client.inputs.approve(each) for each in new))
-            answered |= {each.input_id for each in new}
-        assert (await suite.ended(run.run_id)).state == run_pb2.RUN_STATE_SUCCEEDED
-        check_story(await suite.watched(run.run_id))
-
-    for at in range(0, 40, 10):
-        await asyncio.gather(*map(race, range(at, at + 10)))
-    assert len(suite.notes()) == 3 * 40
-
-
-async def test_a_cancel_and_an_answer_at_once_leave_one_story(opened: OpenSuite, tmp_path: Path) -> None:
-    suite = await with_calls(opened, tmp_path, ["count"])
-
-    async def race(number: int) -> None:
-        run = await suite.client.runs.start("b", "hi")
-        (request,) = await suite.asked(run.run_id)
-
-        async def answer() -> None:
-            try:
-                await suite.client.inputs.approve(request)
-            except RetinueError as error:
-                assert isinstance(error, InputClosedError)  # noqa: PT017 - any other is a bug
-
-        async def cancel() -> None:
-            for _ in range(number):
-                await asyncio.sleep(0)
-            await suite.client.runs.cancel(run.run_id)
-
-        await asyncio.gather(answer(), cancel())
-        ended = await suite.ended(run.run_id)
-        assert ended.state in (run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_CANCELLED)
-        check_story(await suite.watched(run.run_id))
-        assert await suite.asked(run.run_id, 0) == []
-
-    for at in range(0, 60, 10):
-        await asyncio.gather(*map(race, range(at, at + 10)))

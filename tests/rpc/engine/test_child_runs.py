@@ -1,64 +1,21 @@
 """Agents called as tools: runs inside a run, with one story, and each with its own end."""
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from retinue.common.v1 import error_pb2 as pb
-from retinue.engine.v1 import event_pb2, input_pb2, run_pb2
+from retinue.engine.v1 import run_pb2
 from retinue.engine.v1.event_pb2 import TOOL_CALL_OUTCOME_CALL_FAILED, TOOL_CALL_OUTCOME_SUCCEEDED
 from retinue.errors import RunStateInvalidError
-from tests.suite import Suite, check_tree, kinds, open_processes, stdio_server, until
+from tests.rpc.engine.trees import agents, ask, calls_ended, children, inside, says, script
+from tests.suite import Suite, check_tree, kinds, stdio_server, until
 
 OpenSuite = Callable[..., Awaitable[Suite]]
 
 USAGE = {"input_tokens": 60, "output_tokens": 40}
-
-
-def ask(message: str, agent: str = "worker", **more: Any) -> dict[str, Any]:
-    """The call of an agent as a tool."""
-    return {"name": agent, "arguments": {"message": message}, **more}
-
-
-def says(agent: str, *answers: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rules for what an agent's model answers, turn by turn; the last answer again and again."""
-    turns: list[dict[str, Any]] = [
-        {"when": {"system_contains": f"the {agent}.", "turn": number}, **answer}
-        for number, answer in enumerate(answers[:-1], 1)
-    ]
-    return [*turns, {"when": {"system_contains": f"the {agent}."}, **answers[-1]}]
-
-
-def script(calls: Sequence[dict[str, Any]], *worker: dict[str, Any]) -> dict[str, Any]:
-    """The boss makes calls and tells the last result; the worker answers as is said."""
-    boss = says("boss", {"tool_calls": list(calls)}, {"text": "told: {last_tool}"})
-    return {"rules": [*boss, *says("worker", *(worker or ({"text": "one two three"},)))]}
-
-
-def agents(**more: dict[str, Any]) -> dict[str, Any]:
-    """A boss, who may call a worker, and whoever else is given."""
-    project: dict[str, Any] = {"boss": {"agents": ["worker"]}, "worker": {}}
-    for name, spec in more.items():
-        project[name] = project.get(name, {}) | spec
-    return {name: {"system_prompt": f"You are the {name}.", **spec} for name, spec in project.items()}
-
-
-def children(events: Sequence[event_pb2.RunEvent]) -> list[str]:
-    """The ids of the runs inside, in the order in which they began."""
-    return [event.run_id for event in events if event.WhichOneof("event") == "child_run_started"]
-
-
-def calls_ended(events: Sequence[event_pb2.RunEvent], run_id: str) -> list[event_pb2.ToolCallCompleted]:
-    """How the calls of one run of a tree ended."""
-    return [
-        event.tool_call_completed
-        for event in events
-        if event.run_id == run_id and event.WhichOneof("event") == "tool_call_completed"
-    ]
 
 
 async def test_an_agent_called_as_a_tool_is_a_run_inside_the_story(opened: OpenSuite) -> None:
@@ -142,11 +99,6 @@ async def test_a_watch_of_a_child_gets_its_part_and_ends_with_it(opened: OpenSui
     await suite.client.runs.cancel(run.run_id)
     await suite.ended(run.run_id)
     assert await suite.watched(child) == events
-
-
-async def inside(suite: Suite, root: str) -> list[str]:
-    """The ids of the runs inside a run, the oldest first."""
-    return [each.run_id async for each in suite.client.runs.list(root_run_id=root)][::-1]
 
 
 def began_turn_2(suite: Suite) -> bool:
@@ -301,7 +253,7 @@ async def test_a_child_that_fails_ends_the_runs_inside_it(opened: OpenSuite) -> 
         *says("middle", {"tool_calls": [ask("hang")]}, {"text": "never"}),
         *says("worker", {"hang": True}),
     ]
-    more = {"boss": {"agents": ["middle"]}, "middle": {"agents": ["worker"], "timeout": "300ms"}}
+    more = {"boss": {"agents": ["middle"]}, "middle": {"agents": ["worker"], "timeout": "1s"}}
     suite = await opened({"rules": rules}, agents=agents(**more))
     events = await suite.story("boss")
     check_tree(events)
@@ -310,52 +262,7 @@ async def test_a_child_that_fails_ends_the_runs_inside_it(opened: OpenSuite) -> 
     assert worker.state == run_pb2.RUN_STATE_CANCELLED
     result = events[-1].run_finished.result
     assert result.state == run_pb2.RUN_STATE_SUCCEEDED
-    assert "0.3 s" in result.output
-
-
-async def test_a_child_that_asks_suspends_the_whole_tree_until_it_is_answered(
-    opened: OpenSuite, tmp_path: Path
-) -> None:
-    worker = [{"tool_calls": [{"name": "tools__count", "arguments": {"n": 1}}]}, {"text": "did: {last_tool}"}]
-    policy = {"tool": "count", "approval": "always"}
-    suite = await opened(
-        script([ask("count"), ask("and count")], *worker),
-        agents=agents(worker={"mcp_servers": ["tools"], "tool_policies": [policy]}),
-        mcp_servers={"tools": stdio_server(tmp_path)},
-    )
-    run = await suite.client.runs.start("boss", "hi")
-
-    async def states() -> set[int]:
-        whole = [run.run_id, *await inside(suite, run.run_id)]
-        return {(await suite.client.runs.get(each)).state for each in whole}
-
-    async def waits() -> bool:
-        return await states() == {run_pb2.RUN_STATE_WAITING}
-
-    await until(waits, "the whole tree waits")
-    asked = [each async for each in suite.client.inputs.list(run.run_id)]
-    first, second = sorted(asked, key=lambda each: each.path)
-    assert [each.path for each in (first, second)] == ["turn:1/call:1/turn:1", "turn:1/call:2/turn:1"]
-    assert [each.run_id for each in (first, second)] == await inside(suite, run.run_id)
-    assert {each.root_run_id for each in asked} == {run.run_id}
-    await suite.client.inputs.approve(second)
-
-    async def second_ended() -> bool:
-        ended = await suite.client.runs.get(second.run_id)
-        return ended.state == run_pb2.RUN_STATE_SUCCEEDED
-
-    await until(second_ended, "the second goes on")
-    assert (await suite.client.runs.get(first.run_id)).state != run_pb2.RUN_STATE_SUCCEEDED
-    await suite.client.inputs.deny(first, "no")
-    events = await suite.watched(run.run_id)
-    check_tree(events)
-    assert events[-1].run_finished.result.state == run_pb2.RUN_STATE_SUCCEEDED
-    assert len(suite.notes()) == 1
-    told = [each["content"] for each in suite.model.requests[-1]["messages"] if each["role"] == "tool"]
-    assert "denied it: no" in told[0]
-    assert told[1] == "did: ok"
-    # Each model was asked once for each turn, however often the run was taken up.
-    assert len(suite.model.requests) == 6
+    assert "timeout of 1 s" in result.output
 
 
 async def test_what_is_for_the_whole_run_is_refused_for_a_child(opened: OpenSuite) -> None:
@@ -414,79 +321,29 @@ async def test_a_childs_long_answer_is_cut_and_the_run_goes_on(opened: OpenSuite
     assert child.output == told.text
 
 
-async def test_a_tree_goes_on_after_a_kill_without_doing_anything_twice(tmp_path: Path) -> None:
-    worker = says(
-        "worker",
-        {"tool_calls": [{"name": "tools__count"}]},
-        {"tool_calls": [{"name": "tools__hold_again"}]},
-        {"text": "did: {last_tool}"},
+async def test_a_run_that_fails_cancels_the_runs_inside_it(opened: OpenSuite) -> None:
+    suite = await opened(
+        script([ask("hang"), ask("hang")], {"hang": True}), agents=agents(boss={"timeout": "1s"})
     )
-    quick = says("quick", {"text": "quick"})
-    boss = says("boss", {"tool_calls": [ask("slow"), ask("quick", "quick")]}, {"text": "told"})
-    project = agents(boss={"agents": ["worker", "quick"]}, worker={"mcp_servers": ["tools"]}, quick={})
-    async with open_processes(
-        tmp_path,
-        {"rules": [*boss, *worker, *quick]},
-        agents=project,
-        mcp_servers={"tools": stdio_server(tmp_path)},
-    ) as suite:
-        run = await suite.client.runs.start("boss", "hi", session_id="s")
-        await until(lambda: len(suite.notes()) == 2, "the child's second tool is called")
-        found = await inside(suite, run.run_id)
-
-        async def quick_ended() -> bool:
-            states = [(await suite.client.runs.get(each)).state for each in found]
-            return run_pb2.RUN_STATE_SUCCEEDED in states
-
-        await until(quick_ended, "the other child has ended")
-        await suite.engine_process.kill()
-        (tmp_path / "release").touch()
-        await suite.engine_process.start()
-        events = await suite.watched(run.run_id)
-        check_tree(events)
-        assert "run_claimed" in kinds(events)
-        assert children(events) == found
-        result = events[-1].run_finished.result
-        assert (result.state, result.turns, result.tool_calls) == (run_pb2.RUN_STATE_SUCCEEDED, 6, 4)
-        # What was finished was not done again, neither calls nor answers.
-        assert [each["tool"] for each in suite.notes()] == ["count", "hold_again", "hold_again"]
-        assert len({each["key"] for each in suite.notes()}) == 2
-        assert len(suite.model.requests) == 6
-        totals = (await suite.client.sessions.get("s")).totals
-        assert (totals.runs, totals.turns, totals.tool_calls) == (1, 6, 4)
+    events = await suite.story("boss")
+    check_tree(events)
+    assert events[-1].run_finished.result.error.reason == pb.ERROR_REASON_RUN_TIMEOUT
+    results = [(await suite.client.runs.get(each)).result for each in children(events)]
+    assert [each.state for each in results] == [run_pb2.RUN_STATE_CANCELLED] * 2
+    await until(lambda: len(suite.model.broken) == 2, "the model's server sees that nobody listens")
 
 
-async def test_an_answer_of_a_child_that_a_kill_cut_off_is_asked_for_again(tmp_path: Path) -> None:
-    once = {"when": {"system_contains": "the worker."}, "times": 1, "hang": True}
+async def test_a_model_that_fails_for_a_moment_is_asked_again_in_its_child(opened: OpenSuite) -> None:
+    once = {"when": {"system_contains": "the worker."}, "times": 1, "error": {"status": 503}}
     rules = [once, *script([ask("count")])["rules"]]
-    async with open_processes(tmp_path, {"rules": rules}, agents=agents()) as suite:
-        run = await suite.client.runs.start("boss", "hi")
-        await until(lambda: len(suite.model.requests) == 2, "the child's model is asked")
-        await suite.engine_process.kill()
-        await suite.engine_process.start()
-        events = await suite.watched(run.run_id)
-        check_tree(events)
-        (child,) = children(events)
-        discarded = [event for event in events if event.WhichOneof("event") == "message_discarded"]
-        assert [(event.run_id, event.path) for event in discarded] == [(child, "turn:1/call:1/turn:1")]
-        assert events[-1].run_finished.result.output == "told: one two three"
-        assert len(suite.model.requests) == 4
-
-
-async def test_a_question_of_a_child_outlives_the_engine(tmp_path: Path) -> None:
-    question = {"tool_calls": [{"name": "ask_user", "arguments": {"question": "how many?"}}]}
-    rules = script([ask("count")], question, {"text": "{last_tool}"})["rules"]
-    async with open_processes(tmp_path, {"rules": rules}, agents=agents(worker={"ask_user": True})) as suite:
-        run = await suite.client.runs.start("boss", "hi")
-
-        async def pending() -> input_pb2.InputRequest | None:
-            return next(iter([each async for each in suite.client.inputs.list(run.run_id)]), None)
-
-        asked = await until(pending, "the child asks")
-        await suite.engine_process.kill()
-        await suite.engine_process.start()
-        await suite.client.inputs.provide(asked, 3)
-        events = await suite.watched(run.run_id)
-        check_tree(events)
-        assert json.loads(calls_ended(events, asked.run_id)[0].structured_json) == 3
-        assert events[-1].run_finished.result.output == "told: 3"
+    suite = await opened(
+        {"rules": rules}, llms={"patient": {"max_retries": 1}}, agents=agents(worker={"llm": "patient"})
+    )
+    events = await suite.story("boss")
+    check_tree(events)
+    (child,) = children(events)
+    assert (await suite.client.runs.get(child)).result.retries == 1
+    assert events[-1].run_finished.result.retries == 1
+    (discarded,) = [event for event in events if event.WhichOneof("event") == "message_discarded"]
+    assert (discarded.run_id, discarded.path) == (child, "turn:1/call:1/turn:1")
+    assert events[-1].run_finished.result.output == "told: one two three"

@@ -53,10 +53,9 @@ async def test_old_messages_are_left_out_and_the_session_keeps_them(opened: Open
     sent = suite.model.requests[-1]["messages"]
     kept = await suite.messages("s")
     assert len(kept) == 10
-    # What is sent is the end of the conversation, behind the system prompt, and begins with what was asked.
+    # What is sent is the end of the conversation, behind the system prompt.
     assert sent[0] == {"role": "system", "content": "be brief"}
     assert sent[1:] == kept[trim.omitted_messages : 9]
-    assert trim.omitted_messages % 2 == 0
     assert trim.tokens_before > 500 >= trim.tokens_after
     assert trim.tokens_after > 200
     # The next run begins with all of it again, and is trimmed anew.
@@ -147,7 +146,7 @@ async def test_the_schema_in_words_stays_where_the_rest_is_left_out(opened: Open
     assert len(trims(events)) == 1
     sent = suite.model.requests[-1]["messages"]
     assert "JSON Schema" in sent[0]["content"]
-    assert sent[1]["role"] == "user"
+    assert [each["content"] for each in sent].count(sent[0]["content"]) == 1
     assert len(sent) < 10
 
 

@@ -225,7 +225,10 @@ async def test_what_expires_while_a_run_is_paused_does_not_start_it(
     await suite.client.runs.resume(run.run_id)
     ended = await suite.ended(run.run_id)
     assert ended.result.output == "the call was not made: nobody approved it in time"
-    check_story(await suite.watched(run.run_id))
+    events = await suite.watched(run.run_id)
+    check_story(events)
+    # For the pause and for the resume.
+    assert kinds(events).count("run_claimed") == 2
 
 
 async def test_a_resume_of_a_run_that_is_not_paused_does_no_harm(opened: OpenSuite, tmp_path: Path) -> None:

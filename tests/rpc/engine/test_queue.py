@@ -238,6 +238,16 @@ async def test_a_full_queue_refuses_and_says_when_to_try_again(opened: OpenSuite
     await until(accepted, "there is room again")
 
 
+async def test_a_full_queue_is_nothing_to_a_run_that_need_not_wait(opened: OpenSuite) -> None:
+    suite = await opened(HELD, max_queued_runs=1)
+    await suite.client.runs.start("a", "hold", session_id="s")
+    await queue(suite, "hi", session_id="s")
+    for session_id in ("", "new", "new"):
+        assert (await suite.result(session_id=session_id)).state == run_pb2.RUN_STATE_SUCCEEDED
+    with pytest.raises(TooManyRunsError):
+        await suite.client.runs.start("a", "hi", session_id="s")
+
+
 @pytest.mark.parametrize(
     ("field", "run"),
     [

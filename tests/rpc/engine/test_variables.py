@@ -36,8 +36,8 @@ async def test_variables_of_the_run_stand_over_those_of_the_agent(opened: OpenSu
 
 
 async def test_a_template_may_choose_and_repeat(opened: OpenSuite) -> None:
-    text = "{% for each in names.split(',') %}- {{ each | trim | upper }}\n{% endfor %}{% if calm %}Be calm.{% endif %}"
-    suite = await opened(agents={"b": {"system_prompt": text}})
+    names = "{% for each in names.split(',') %}- {{ each | trim | upper }}\n{% endfor %}"
+    suite = await opened(agents={"b": {"system_prompt": names + "{% if calm %}Be calm.{% endif %}"}})
     await suite.story("b", options=given(names="ada, bob", calm="yes"))
     assert prompt(suite) == "- ADA\n- BOB\nBe calm."
 

@@ -76,7 +76,7 @@ def test_a_session_is_deleted_without_a_question_where_that_is_said(
 
 
 @pytest.mark.parametrize(
-    ("typed", "status", "deleted"), [(b"y\n", 0, True), (b"\n", 130, False), (b"\x03", 130, False)]
+    ("typed", "status", "deleted"), [(b"y\n", 0, True), (b"\n", 1, False), (b"\x03", 130, False)]
 )
 def test_a_person_is_asked_before_a_session_is_deleted(
     teller: StoryTeller, typed: bytes, status: int, *, deleted: bool

@@ -1,4 +1,4 @@
-"""`dev model`: the scripted model, for demos, tests and people who test their own agents."""
+"""`dev`: the scripted model by itself, for demos and tests; and tests of agents."""
 
 import asyncio
 import errno
@@ -13,10 +13,14 @@ from typing import Annotated
 
 import typer
 
+from retinue_cli.commands import dev_test
 from retinue_cli.failures import CommandError
 from retinue_cli.suite.ports import split_address
 
 app = typer.Typer(no_args_is_help=True, help="Tools for development.")
+app.command("test", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
+    dev_test.run_tests
+)
 
 
 @app.command("model")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from retinue_cli.call import Call, calling
-from retinue_cli.failures import USAGE, CommandError
+from retinue_cli.failures import FAILED, USAGE, CommandError
 from retinue_cli.output import Output, json_line
 from retinue_cli.pairs import labels_text, pairs_from
 from retinue_cli.wording import count
@@ -78,7 +78,9 @@ def delete(
     if not yes:
         # Asked outside of the loop, which would keep Ctrl-C to itself.
         messages = asyncio.run(count_messages())
-        typer.confirm(f"Delete session {session_id} with {messages} and all its runs?", abort=True)
+        if not typer.confirm(f"Delete session {session_id} with {messages} and all its runs?"):
+            call.output.note("nothing is deleted")
+            raise typer.Exit(FAILED)
     deleted = asyncio.run(delete_it())
     output = call.output
     if output.as_json:

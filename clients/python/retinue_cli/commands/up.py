@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,28 +11,28 @@ from typing import Annotated
 import typer
 
 from retinue_cli.call import Call, calling, known_file
-from retinue_cli.failures import INTERRUPTED, USAGE, CommandError
+from retinue_cli.failures import INTERRUPTED, CommandError
 from retinue_cli.output import LastingOutput
 from retinue_cli.project import (
     ANCHOR,
     MODEL_SCRIPT,
     RunningSuite,
-    find_project,
     logs_folder,
     make_state_folder,
+    project_folder,
     read_suite,
     remove_suite,
     state_folder,
     write_suite,
 )
 from retinue_cli.suite.announcing import UpAnnouncer, follow_logs
+from retinue_cli.suite.launching import find_script, launch_commands, wait_all_healthy
 from retinue_cli.suite.ports import choose_addresses
 from retinue_cli.suite.process import Launch, ServiceProcess
 from retinue_cli.suite.services import SERVICES, given_or, service_environment
 from retinue_cli.suite.supervisor import Supervisor
 
 MODEL_ADDRESS = "127.0.0.1:7410"
-_HEALTHY_WITHIN_S = 30.0
 _ASK_TIMEOUT_S = 5.0
 
 
@@ -72,18 +71,18 @@ def up(
     --registry, --mcp-host and --engine say where they listen; port 0 takes a free one. A service that dies is
     started again.
     """
-    folder = _project_folder(project)
+    folder = project_folder(project)
     running = read_suite(folder)
     if running:
         raise CommandError(f"`retinue up` runs in {folder} already (process {running.pid}): stop it first")
     for service in SERVICES:
         service.check_installed()
-    script = _script(folder, model_script, wanted=model)
+    script = find_script(folder, model_script, wanted=model)
     addresses, metrics = _addresses(call, model_address if script else None, free=free_ports)
     environment = _environment(call, folder, addresses, metrics, store=store, verbose=verbose)
     services = [
         ServiceProcess(Launch(name, command, environment, _fresh_log(folder, name)))
-        for name, command in _commands(script, addresses).items()
+        for name, command in launch_commands(script, addresses).items()
     ]
     asyncio.run(_up(call, folder, services, script, addresses, verbose=verbose))
 
@@ -108,7 +107,7 @@ async def _up(
     async def on_ready() -> None:
         where = {service.name: service.address for service in services}
         pids = {service.name: service.pid or 0 for service in services}
-        await _wait_healthy(call, addresses)
+        await wait_all_healthy(addresses, call.access)
         suite = RunningSuite(
             os.getpid(), addresses["registry"], addresses["mcp-host"], addresses["engine"], where.get("model")
         )
@@ -128,17 +127,6 @@ async def _up(
             await asyncio.wait([logs])
     if supervisor.forced:
         raise typer.Exit(INTERRUPTED)
-
-
-async def _wait_healthy(call: Call, addresses: Mapping[str, str]) -> None:
-    from retinue_cli.suite.health import wait_healthy
-
-    async with asyncio.TaskGroup() as checks:
-        for service in SERVICES:
-            check = wait_healthy(
-                service.name, addresses[service.name], call.access, timeout_s=_HEALTHY_WITHIN_S
-            )
-            checks.create_task(check)
 
 
 async def _first_look(call: Call, addresses: Mapping[str, str], announcer: UpAnnouncer) -> None:
@@ -165,30 +153,6 @@ async def _first_look(call: Call, addresses: Mapping[str, str], announcer: UpAnn
         announcer.next_step(f'retinue run {agent} "What time is it in Tokyo?"')
     else:
         announcer.next_step("retinue validate")
-
-
-def _project_folder(given: Path | None) -> Path:
-    folder = find_project(given) if given else find_project()
-    if given and folder != given.resolve():
-        raise CommandError(
-            f"there is no {ANCHOR} in {given}: `retinue init {given}` makes a project", status=USAGE
-        )
-    if folder is None or not (folder / ANCHOR).is_file():
-        raise CommandError(f"there is no {ANCHOR} here or above: `retinue init` makes a project here")
-    return folder
-
-
-def _script(folder: Path, given: Path | None, *, wanted: bool | None) -> Path | None:
-    if wanted is False:
-        if given:
-            raise CommandError("--model-script and --no-model exclude each other", status=USAGE)
-        return None
-    script = given.resolve() if given else folder / MODEL_SCRIPT
-    if script.is_file():
-        return script
-    if given or wanted:
-        raise CommandError(f"there is no script {known_file(script)} for the scripted model", status=USAGE)
-    return None
 
 
 def _addresses(call: Call, model: str | None, *, free: bool) -> tuple[dict[str, str], dict[str, str]]:
@@ -232,15 +196,6 @@ def _environment(
         **listen,
         **metrics,
     )
-
-
-def _commands(script: Path | None, addresses: Mapping[str, str]) -> dict[str, list[str]]:
-    """How to start each process, in the order of dependency."""
-    commands: dict[str, list[str]] = {}
-    if script:
-        model = [sys.executable, "-m", "retinue_cli", "dev", "model", "--json"]
-        commands["model"] = [*model, "--script", str(script), "--address", addresses["model"]]
-    return commands | {service.name: service.command for service in SERVICES}
 
 
 def _fresh_log(folder: Path, name: str) -> Path:

@@ -100,6 +100,25 @@ class UpAnnouncer:
             self._output.object({"event": event, "service": service, **facts})
 
 
+class SilentAnnouncer:
+    """Says nothing; what goes wrong is an error of the command."""
+
+    def died(self, name: str, how: str, again_in_s: float) -> None:
+        """See Announcer."""
+
+    def restarted(self, name: str, address: str) -> None:
+        """See Announcer."""
+
+    def failed_again(self, name: str, why: str) -> None:
+        """See Announcer."""
+
+    def stopping(self) -> None:
+        """See Announcer."""
+
+    def stopped(self, name: str, *, by_force: bool) -> None:
+        """See Announcer."""
+
+
 async def follow_logs(services: Sequence[ServiceProcess], announcer: UpAnnouncer) -> None:
     """Say what the services write to their logs, until cancelled."""
     offsets = {service.name: 0 for service in services}

@@ -1,6 +1,7 @@
 """Addresses to listen on: read, checked to be free, and chosen where the port is 0."""
 
 import errno
+import random
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -8,6 +9,10 @@ from contextlib import ExitStack
 from retinue_cli.failures import USAGE, CommandError
 
 _LARGEST_PORT = 65_535
+
+_FREE_PORTS = range(20_000, 32_000)
+"""Below those that systems give to connections: nobody is given one between the choice and its use."""
+_TRIES = 20
 
 
 def split_address(address: str, option: str) -> tuple[str, int]:
@@ -27,9 +32,19 @@ def choose_addresses(wanted: Mapping[str, str]) -> dict[str, str]:
     with ExitStack() as held:
         for option, address in wanted.items():
             host, port = split_address(address, option)
-            taken = held.enter_context(_bind(host, port, option, address))
+            bind = _bind if port else _bind_free
+            taken = held.enter_context(bind(host, port, option, address))
             chosen[option] = f"{address.rpartition(':')[0]}:{taken.getsockname()[1]}"
     return chosen
+
+
+def _bind_free(host: str, _: int, option: str, address: str) -> socket.socket:
+    for port in random.sample(_FREE_PORTS, _TRIES):
+        try:
+            return _bind(host, port, option, address)
+        except CommandError:
+            continue
+    return _bind(host, 0, option, address)
 
 
 def _bind(host: str, port: int, option: str, address: str) -> socket.socket:

@@ -116,8 +116,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     not declared safe to repeat. {"server": "mail", "tool": "send"}
     """
     ERROR_REASON_TOO_MANY_RUNS: _ErrorReason.ValueType  # 66
-    """RESOURCE_EXHAUSTED. The engine has as many runs as it takes.
-    {"limit": "10000"}
+    """RESOURCE_EXHAUSTED. As many runs are queued as may be; google.rpc.RetryInfo
+    says when to try again. {"limit": "100000", "retry_after_s": "5"}
     """
     ERROR_REASON_CLAIM_LOST: _ErrorReason.ValueType  # 67
     """ABORTED. Another engine has taken over the run. {"run_id": "run-5d8f..."}"""
@@ -298,8 +298,8 @@ ERROR_REASON_TOOL_CALL_INTERRUPTED: ErrorReason.ValueType  # 65
 not declared safe to repeat. {"server": "mail", "tool": "send"}
 """
 ERROR_REASON_TOO_MANY_RUNS: ErrorReason.ValueType  # 66
-"""RESOURCE_EXHAUSTED. The engine has as many runs as it takes.
-{"limit": "10000"}
+"""RESOURCE_EXHAUSTED. As many runs are queued as may be; google.rpc.RetryInfo
+says when to try again. {"limit": "100000", "retry_after_s": "5"}
 """
 ERROR_REASON_CLAIM_LOST: ErrorReason.ValueType  # 67
 """ABORTED. Another engine has taken over the run. {"run_id": "run-5d8f..."}"""

@@ -438,10 +438,15 @@ class ConversationRestored(_message.Message):
     MESSAGES_JSON_FIELD_NUMBER: _builtins.int
     UNSAVED_MESSAGES_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    QUESTION_FIELD_NUMBER: _builtins.int
     unsaved_messages: _builtins.int
     """How many of them, the last ones, the session does not have yet."""
     complete: _builtins.bool
     """True in the last one."""
+    question: _builtins.int
+    """In the last one: which of all these messages is what was asked, counted
+    from 0.
+    """
     @_builtins.property
     def messages_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Messages in the OpenAI chat format, as JSON, without the system prompt."""
@@ -452,10 +457,11 @@ class ConversationRestored(_message.Message):
         messages_json: _abc.Iterable[_builtins.str] | None = ...,
         unsaved_messages: _builtins.int = ...,
         complete: _builtins.bool = ...,
+        question: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "messages_json", b"messages_json", "unsaved_messages", b"unsaved_messages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "messages_json", b"messages_json", "question", b"question", "unsaved_messages", b"unsaved_messages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -131,7 +131,7 @@ class SessionTotals(_message.Message):
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """How long they took, one after another."""
+        """How long they took, one after another; waiting for people left out."""
 
     def __init__(
         self,
