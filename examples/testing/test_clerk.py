@@ -1,4 +1,3 @@
-# ruff: noqa: S101, PLR2004 - asserting, and numbers that are expected, are what a test is for
 """Tests of the agents in retinue.yaml; model.yaml has what their models say."""
 
 import json

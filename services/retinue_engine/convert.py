@@ -120,6 +120,9 @@ def input_to_proto(row: InputRow) -> input_pb2.InputRequest:
     request.state = input_pb2.InputState.ValueType(row.state)
     if row.answer is not None:
         request.answer.MergeFromString(row.answer)
+    if request.answer.HasField("expired"):
+        # In the store an expiry is an answer like any other, so that one of the two counts.
+        request.state = input_pb2.INPUT_STATE_CLOSED
     return request
 
 

@@ -71,7 +71,7 @@ def _child_started(root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Effe
 
 
 def _child_finished(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
-    asked = tree.child(event.run_id).conversation.asked.values()
+    asked = tree.child(event.run_id).conversation.requests()
     result = event.child_run_finished.result
     outcome = RunOutcome(
         namespace=root.namespace,
@@ -104,12 +104,14 @@ def _input_received(_root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Ef
 
 
 def _suspended(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
+    suspended = event.run_suspended
     attention_us: int | None = None
     # A paused run goes on for a person alone.
-    if event.run_suspended.state == run_pb2.RUN_STATE_WAITING:
+    if suspended.state == run_pb2.RUN_STATE_WAITING:
         expiries = [asked.request.expire_time.ToMicroseconds() for asked in tree.pending()]
         attention_us = min([*expiries, *_deadlines(root, tree)], default=None)
-    return Effects(suspension=Suspension(root.run_id, event.run_suspended.state, attention_us))
+    input_ids = tuple(suspended.input_ids)
+    return Effects(suspension=Suspension(root.run_id, suspended.state, attention_us, input_ids))
 
 
 def _deadlines(root: RunRow, tree: Tree) -> Iterator[int]:

@@ -10,7 +10,8 @@ import structlog
 from retinue.engine.v1 import service_pb2
 from retinue.errors import RetinueError
 from retinue_engine.feed import Feed
-from retinue_engine.store import FINAL_STATES, JournalRecord, Store
+from retinue_engine.settled import settled
+from retinue_engine.store import JournalRecord, Store
 from retinue_kit.tasks import open_task_group
 
 log = structlog.get_logger()
@@ -65,17 +66,13 @@ class RemoteFeeds:
         checked_at = asyncio.get_running_loop().time()
         while not feed.ended:
             try:
-                records = await self._store.read_journal(run_id, feed.through, MAX_BYTES)
-                ending = bool(records) and ends(records[-1])
-                if ending and not await self._has_ended(namespace, run_id):
-                    # What follows from it is being written: who sees the end finds the run ended.
-                    ending = False
-                    records.pop()
+                stored = await self._store.read_journal(run_id, feed.through, MAX_BYTES)
+                records = await settled(self._store, namespace, stored)
                 for record in records:
                     feed.publish(record)
-                if ending:
-                    feed.end(finished=True)
                 if records:
+                    if _ends(records[-1]):
+                        feed.end(finished=True)
                     continue
                 now = asyncio.get_running_loop().time()
                 if now - checked_at >= CHECK_S:
@@ -86,17 +83,13 @@ class RemoteFeeds:
                 log.debug("cannot read a run that is watched, trying again", error=error.message)
             await asyncio.sleep(POLL_S)
 
-    async def _has_ended(self, namespace: str, run_id: str) -> bool:
-        row = await self._store.get_run(namespace, run_id)
-        return row is None or row.state in FINAL_STATES
-
     def close(self) -> None:
         """Poll no more."""
         for polled in self._polled.values():
             polled.polling.cancel()
 
 
-def ends(record: JournalRecord) -> bool:
+def _ends(record: JournalRecord) -> bool:
     """Whether a journal ends with a record."""
     return service_pb2.StreamRunResponse.FromString(record.data).events[-1].HasField("run_finished")
 

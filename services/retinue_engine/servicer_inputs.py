@@ -134,7 +134,7 @@ def _check_value(question: input_pb2.Question, value_json: str) -> None:
     if question.schema_json:
         checked = OutputSchema(question.schema_json).check(value_json)
         if checked.complaint:
-            raise _invalid("answer.value_json", checked.complaint)
+            raise _invalid("answer.value_json", checked.wrong)
 
 
 def _check_size(field: str, text: str) -> None:

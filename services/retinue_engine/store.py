@@ -132,7 +132,13 @@ class Suspension:
     state: int
     """WAITING or PAUSED; of the root and of its children that have not ended."""
     attention_us: int | None
-    """When it is to be taken up all the same; never moves an `attention_us` that is NOW."""
+    """When it is to be taken up all the same; never moves an `attention_us` that is NOW.
+
+    It becomes NOW where there is a word that whoever took it may not have passed on: a cancel, a resume of a
+    run that is paused, a pause of one that waits, an answer to what it waits for.
+    """
+    input_ids: Sequence[str] = ()
+    """The requests for input that it waits for."""
 
 
 @dataclass(frozen=True, slots=True)

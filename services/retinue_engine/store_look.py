@@ -45,21 +45,21 @@ class _SqliteLook:
         # Of a file that is not there an empty one in memory says as much, and makes none.
         where = f"{path.resolve().as_uri()}?mode=ro" if path.exists() else ":memory:"
         try:
-            self._connection = sqlite3.connect(where, uri=True, isolation_level=None)
-            (self.version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            self.connection = sqlite3.connect(where, uri=True, isolation_level=None)
+            (self.version,) = self.connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.DatabaseError as error:
             raise StoreUnavailableError(f"{path} cannot be read: {error}", store="sqlite") from error
 
     async def problems(self) -> list[str]:
         """See StoreLook."""
         try:
-            return store_sqlite_check.check(self._connection)
+            return store_sqlite_check.check(self.connection)
         except sqlite3.DatabaseError as error:
             # So damaged that not even the damage can be read.
             return [f"SQLite says: {error}"]
 
     def close(self) -> None:
-        self._connection.close()
+        self.connection.close()
 
 
 @asynccontextmanager
@@ -87,11 +87,11 @@ class _MongoLook:
 @asynccontextmanager
 async def _open_mongo_look(uri: str) -> AsyncIterator[StoreLook]:
     # The driver is imported where it is used: with SQLite there may be none.
-    from retinue_engine.store_mongo import _connect  # noqa: PLC0415 - see above
+    from retinue_engine.store_mongo import connect  # noqa: PLC0415 - see above
     from retinue_engine.store_mongo_errors import translated  # noqa: PLC0415 - see above
     from retinue_engine.store_mongo_schema import SCHEMA_VERSION  # noqa: PLC0415 - see above
 
-    client, database = _connect(uri)
+    client, database = connect(uri)
     with closing(client):
         with translated():
             stored = await database["meta"].find_one({"_id": "schema"})

@@ -128,7 +128,7 @@ async def _settle(future: "asyncio.Future[None]", work: Coroutine[Any, Any, None
             future.set_result(None)
 
 
-def _connect(uri: str) -> tuple[Any, Any]:
+def connect(uri: str) -> tuple[Any, Any]:
     """A client and its database; nothing is asked yet. Raises ValueError for an address that cannot be."""
     given = uri.lower()
     bounds: dict[str, Any] = {
@@ -154,7 +154,7 @@ async def open_mongo_store(uri: str) -> AsyncIterator[MongoStore]:
 
     Raises ValueError for an address without a database, StoreUnavailableError where nobody answers.
     """
-    client, database = _connect(uri)
+    client, database = connect(uri)
     try:
         try:
             await client.admin.command("ping")

@@ -10,10 +10,15 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from retinue.engine.v1.input_pb2 import INPUT_STATE_CLOSED, INPUT_STATE_PENDING
+from retinue.engine.v1.input_pb2 import (
+    INPUT_STATE_ANSWERED,
+    INPUT_STATE_CLOSED,
+    INPUT_STATE_PENDING,
+)
 from retinue_engine.store import (
     FINAL_STATES,
     NOW,
+    RUN_STATE_PAUSED,
     Effects,
     InputRow,
     JournalRecord,
@@ -126,17 +131,32 @@ class EffectWrites:
             )
 
     async def _suspend(self, record: JournalRecord, suspension: Suspension) -> None:
-        """Suspend the children, then the root: where that is done, all is."""
+        """Suspend the children, then the root: where that is done, all is.
+
+        A word that an engine took and did not pass on must wake the run again: that engine may be gone.
+        """
         children = {"root_run_id": suspension.run_id, **IS_CHILD, "state": AT_WORK}
         with translated():
             await self._collections.runs.update_many(
                 {**children, "claim_sequence": {"$lte": record.last_sequence}},
                 {"$set": {"state": suspension.state}},
             )
-        unheard = {"$eq": ["$attention_us", NOW]}
+        attention_us = suspension.attention_us
+        if suspension.input_ids:
+            which = {"_id": {"$in": list(suspension.input_ids)}, "state": INPUT_STATE_ANSWERED}
+            with translated():
+                if await self._collections.inputs.find_one(which, {"_id": True}) is not None:
+                    attention_us = NOW
+        # Missing is less than null, and a text is more.
+        to_pause = {"$gt": ["$pause_reason", None]}
+        unheard = [
+            {"$eq": ["$attention_us", NOW]},
+            {"$gt": ["$cancel_reason", None]},
+            {"$ne": [to_pause, suspension.state == RUN_STATE_PAUSED]},
+        ]
         change = {
             "state": suspension.state,
-            "attention_us": {"$cond": [unheard, NOW, suspension.attention_us]},
+            "attention_us": {"$cond": [{"$or": unheard}, NOW, attention_us]},
         }
         await self._writes.runs.update(
             {"_id": suspension.run_id, "writer": record.writer, "state": AT_WORK}, [{"$set": change}]

@@ -60,6 +60,12 @@ def answered_inputs(connection: sqlite3.Connection, root_run_id: str) -> list[In
     )
 
 
+def is_answered(connection: sqlite3.Connection, input_id: str) -> bool:
+    """Whether a request for input has its answer."""
+    which = (input_id, INPUT_STATE_ANSWERED)
+    return bool(connection.execute("SELECT 1 FROM inputs WHERE input_id = ? AND state = ?", which).fetchone())
+
+
 def insert_inputs(connection: sqlite3.Connection, inputs: Sequence[InputRow]) -> None:
     """Store requests for input; those that are known stay as they are."""
     marks = ", ".join("?" for _ in fields(InputRow))

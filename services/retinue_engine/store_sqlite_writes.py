@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 from retinue.errors import ClaimLostError, SessionBusyError, StoreUnavailableError
 from retinue_engine.store import (
+    NOW,
+    RUN_STATE_PAUSED,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
     BlobRow,
@@ -19,7 +21,13 @@ from retinue_engine.store import (
     SessionTakenError,
     Suspension,
 )
-from retinue_engine.store_sqlite_inputs import close_inputs, insert_blobs, insert_inputs, receive_inputs
+from retinue_engine.store_sqlite_inputs import (
+    close_inputs,
+    insert_blobs,
+    insert_inputs,
+    is_answered,
+    receive_inputs,
+)
 from retinue_engine.store_sqlite_runs import RUN_COLUMNS, read_run
 from retinue_engine.store_sqlite_sessions import end_turn, take_session
 
@@ -176,11 +184,21 @@ def _end_run(connection: sqlite3.Connection, root_run_id: str, outcome: RunOutco
 
 
 def _suspend(connection: sqlite3.Connection, writer: str, suspension: Suspension) -> None:
+    # A word that the engine took and did not pass on must wake the run again: the engine may be gone.
+    answered = any(is_answered(connection, input_id) for input_id in suspension.input_ids)
+    attention_us = NOW if answered else suspension.attention_us
     # The same record again, after another claim has taken the tree up, suspends nothing.
     suspended = connection.execute(
-        "UPDATE runs SET state = ?, attention_us = CASE attention_us WHEN 0 THEN 0 ELSE ? END"
+        "UPDATE runs SET state = ?, attention_us = CASE WHEN attention_us = 0 OR cancel_reason IS NOT NULL"
+        " OR (pause_reason IS NOT NULL) <> ? THEN 0 ELSE ? END"
         " WHERE run_id = ? AND state BETWEEN 2 AND 4 AND writer = ?",
-        (suspension.state, suspension.attention_us, suspension.run_id, writer),
+        (
+            suspension.state,
+            suspension.state == RUN_STATE_PAUSED,
+            attention_us,
+            suspension.run_id,
+            writer,
+        ),
     ).rowcount
     if suspended:
         connection.execute(

@@ -7,7 +7,8 @@ from retinue.engine.v1 import service_pb2
 from retinue.errors import SequenceOutOfRangeError
 from retinue_engine.feed import Feed
 from retinue_engine.journal import MAX_RECORD_BYTES
-from retinue_engine.remote_feeds import RemoteFeeds, ends
+from retinue_engine.remote_feeds import RemoteFeeds
+from retinue_engine.settled import settled
 from retinue_engine.store import FINAL_STATES, JournalRecord, Store
 
 
@@ -56,6 +57,7 @@ async def watch(
     await _check_place(store, feed, run_id, after)
     try:
         while True:
+            records: Sequence[JournalRecord] | None
             records = feed.after(after, MAX_RECORD_BYTES) if feed else None
             finished = feed is not None and feed.finished
             if records is None:
@@ -80,16 +82,15 @@ async def watch(
             remote.leave(run_id, joined)
 
 
-async def _read(store: Store, namespace: str, run_id: str, after: int) -> tuple[list[JournalRecord], bool]:
+async def _read(
+    store: Store, namespace: str, run_id: str, after: int
+) -> tuple[Sequence[JournalRecord], bool]:
     """The records after a sequence, and whether no more will come than are stored."""
     # Asked before the journal is read: what is final then has its whole journal in the store.
     row = await store.get_run(namespace, run_id)
     finished = row is None or row.state in FINAL_STATES
     records = await store.read_journal(run_id, after, MAX_RECORD_BYTES)
-    if records and not finished and ends(records[-1]):
-        # What follows from it is being written: who sees the end finds the run ended.
-        records.pop()
-    return records, finished
+    return records if finished else await settled(store, namespace, records), finished
 
 
 async def _check_place(store: Store, feed: Feed | None, run_id: str, after: int) -> None:

@@ -39,8 +39,10 @@ def judge(facts: Facts) -> Report:
         report.hold(f"{watched.root_run_id}: ", _wrong_with_watched(watched, first))
     _count(first, report)
     runs = {run_id: tellings(story) for run_id, story in _judge_runs(facts, first, Report()).items()}
-    judge_model(facts, first, runs, report)
-    judge_tools(facts, runs, report)
+    if len(runs) == len(facts.accepted):
+        # Only whole stories tell who asked the model and the tools.
+        judge_model(facts, first, runs, report)
+        judge_tools(facts, runs, report)
     return report
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from retinue.engine.v1 import session_pb2
 from tests.chaos.facts import Conversation, Facts, Story, View
-from tests.chaos.reading import CLOCK_S, seconds, tellings
+from tests.chaos.reading import CLOCK_S, seconds, suspended_us, tellings
 
 MICROSECOND_NS = 1000
 
@@ -36,7 +36,7 @@ def wrong_with_session(
     yield from _open_calls(session.messages)
     if session.active_run_id:
         yield f"belongs to {session.active_run_id}, which has ended"
-    yield from _wrong_with_totals(session.totals, _totals(mine, view))
+    yield from _wrong_with_totals(session.totals, _totals(mine, view, stories))
 
 
 def _wrong_with_totals(told: session_pb2.SessionTotals, due: session_pb2.SessionTotals) -> Iterator[str]:
@@ -48,7 +48,7 @@ def _wrong_with_totals(told: session_pb2.SessionTotals, due: session_pb2.Session
         yield f"sums are not those of its runs: {told}, not {due}"
 
 
-def _totals(run_ids: Sequence[str], view: View) -> session_pb2.SessionTotals:
+def _totals(run_ids: Sequence[str], view: View, stories: Mapping[str, Story]) -> session_pb2.SessionTotals:
     totals = session_pb2.SessionTotals(runs=len(run_ids))
     duration_us = 0
     # Present where there is nothing to add as well.
@@ -64,7 +64,7 @@ def _totals(run_ids: Sequence[str], view: View) -> session_pb2.SessionTotals:
         totals.cost.unknown |= result.cost.unknown
         totals.turns += result.turns
         totals.tool_calls += result.tool_calls
-        duration_us += result.duration.ToMicroseconds()
+        duration_us += result.duration.ToMicroseconds() - suspended_us(stories[run_id])
     totals.duration.FromMicroseconds(duration_us)
     return totals
 

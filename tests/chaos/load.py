@@ -13,6 +13,7 @@ from tests.chaos.callers import BROKEN, PATIENCE_S, Callers
 from tests.chaos.facts import Accepted, Story, Watched
 from tests.chaos.people import SHORT_S, People
 from tests.chaos.world import AGENT_OF, tag_of
+from tests.suite import FINAL
 
 CUTS = (1, 2, 5, 1000)
 """After how many events a stream is cut."""
@@ -61,8 +62,9 @@ class Load:
                     watched = Watched(run_id, types, path, "", [])
                     group.create_task(self._follow_some(run_id, watched, chance))
                 await self._follow(run_id, group, chance)
-            state = self.seen[run_id][-1].run_finished.result.state
-            if state == run_pb2.RUN_STATE_SUCCEEDED or retry == RETRIES:
+            run = await self.callers.ask(chance, lambda client, run_id=run_id: client.runs.get(run_id))
+            assert run.state in FINAL, f"the end of {run_id} was shown before it was stored"
+            if run.state == run_pb2.RUN_STATE_SUCCEEDED or retry == RETRIES:
                 return
             run_id = await self._retry(run_id, tag_of(number, retry), chance)
 
@@ -116,6 +118,9 @@ class Load:
                 if event.HasField("child_run_started") and chance.random() < 0.5:
                     watched = Watched(run_id, (), event.path, event.run_id, [])
                     group.create_task(self._follow_some(event.run_id, watched, chance))
+                elif event.HasField("input_requested"):
+                    # Who is told by the story can answer at once, through any engine.
+                    group.create_task(self.people.attend(event.input_requested.request))
 
     async def _follow_some(self, run_id: str, watched: Watched, chance: Random) -> None:
         """Watch some events until the stream ends by itself."""

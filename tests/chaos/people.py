@@ -48,12 +48,15 @@ class People:
         async with asyncio.TaskGroup() as group:
             while True:
                 for request in await self._callers.ask(chance, _pending):
-                    if request.input_id not in self._known and request.root_run_id in self._accepted:
-                        self._known.add(request.input_id)
-                        group.create_task(self._attend(request))
+                    if request.root_run_id in self._accepted:
+                        group.create_task(self.attend(request))
                 await asyncio.sleep(LOOK_S)
 
-    async def _attend(self, request: input_pb2.InputRequest) -> None:
+    async def attend(self, request: input_pb2.InputRequest) -> None:
+        """Answer a request of an accepted run, whoever told of it, once."""
+        if request.input_id in self._known:
+            return
+        self._known.add(request.input_id)
         tag = self._accepted[request.root_run_id].tag
         what = request.WhichOneof("kind"), request.approval.tool, request.approval.interrupted
         chance = self._callers.chance(tag, request.path, *what, request.question.text)

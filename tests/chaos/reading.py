@@ -183,6 +183,18 @@ def wrong_texts(story: Story) -> Iterator[str]:
             yield f"the text of {event.path} is not what came"
 
 
+def suspended_us(story: Story) -> int:
+    """How long a tree waited for people, or was paused."""
+    total = since = 0
+    for event in story:
+        if event.HasField("run_suspended"):
+            since = event.time.ToMicroseconds()
+        elif event.HasField("run_claimed") and since:
+            total += event.time.ToMicroseconds() - since
+            since = 0
+    return total
+
+
 def later(times: Sequence[float], event: event_pb2.RunEvent) -> list[float]:
     """Those that lie after an event."""
     return [at for at in times if at > seconds(event) + CLOCK_S]

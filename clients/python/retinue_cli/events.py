@@ -1,6 +1,5 @@
 """A run's events as people read them: text as it comes, tool calls with result and time, the bill."""
 
-import json
 from typing import TYPE_CHECKING
 
 from retinue_cli.inputs import answered, asked
@@ -15,7 +14,7 @@ from retinue_cli.results import (
     state_style,
     stop_words,
 )
-from retinue_cli.wording import clean, count, one_line, seconds
+from retinue_cli.wording import clean, compact_json, count, one_line, same_json, seconds
 
 if TYPE_CHECKING:
     from retinue.engine.v1 import event_pb2, run_pb2
@@ -26,7 +25,7 @@ _SHORT_RESULT_LINES = 8
 _FIRST_CLAIM = 2
 _BEFORE_BEGIN = frozenset({"run_started", "conversation_restored"})
 """An engine that claims a run after these takes up what was just accepted: nothing to tell."""
-_LONGEST_COMPACTED = 100_000
+_LONGEST_LINE = 100_000
 
 _TOOL_OUTCOMES = {2: "the tool reports an error", 3: "no answer", 4: "denied"}
 _OUTCOME_SUCCEEDED = 1
@@ -245,7 +244,7 @@ class RunPrinter:
 
     @property
     def _longest(self) -> int:
-        return _LONGEST_COMPACTED if self._full else _SHORT_ARGUMENTS
+        return _LONGEST_LINE if self._full else _SHORT_ARGUMENTS
 
     def _line_of(self, text: str) -> str:
         return one_line(text, self._longest)
@@ -286,7 +285,7 @@ class RunPrinter:
     def _shortened(self, text: str) -> str:
         if self._full:
             return text
-        text = _compact(clean(text))
+        text = compact_json(clean(text))
         lines = text[:_SHORT_RESULT].splitlines()[:_SHORT_RESULT_LINES]
         short = "\n".join(lines)
         left = len(text) - len(short)
@@ -310,7 +309,7 @@ class RunPrinter:
         """Show the answer that fits the schema, where the text that was shown is not just that."""
         if self.only_structured and result.structured_json:
             self._output.raw(f"{result.structured_json}\n")
-        elif not _same_json(result.output, result.structured_json):
+        elif not same_json(result.output, result.structured_json):
             self._say(("= ", "green"), (self._line_of(result.structured_json), ""))
 
     def _show_child_run_finished(self, finished: "event_pb2.ChildRunFinished") -> None:
@@ -331,26 +330,6 @@ class RunPrinter:
         name = state_name(result.state)
         why = f": {result.cancel_reason}" if result.cancel_reason else ""
         self._say((f"{mark} {name}{why}", f"bold {style}"), (f" · {bill(result)}", "dim"))
-
-
-def _compact(text: str) -> str:
-    """JSON that was laid out over many lines, on one; any other text as it stands."""
-    if text[:1] not in {"{", "["} or len(text) > _LONGEST_COMPACTED:
-        return text
-    try:
-        return json.dumps(json.loads(text), ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _same_json(text: str, structured_json: str) -> bool:
-    """Whether a text says nothing else than a structured answer; also where there is none."""
-    if not structured_json:
-        return True
-    try:
-        return bool(json.loads(text) == json.loads(structured_json))
-    except (ValueError, RecursionError):
-        return False
 
 
 def _span(done: "event_pb2.ToolCallCompleted") -> float:

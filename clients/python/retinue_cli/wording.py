@@ -1,5 +1,6 @@
 """Numbers, times and foreign text as people read them."""
 
+import json
 import math
 import re
 from datetime import datetime
@@ -8,6 +9,7 @@ NANO_USD = 1_000_000_000
 _MINUTE_S = 60
 _HOUR_S = 3600
 _DAY_S = 86_400
+_LONGEST_COMPACTED = 100_000
 
 # Escape sequences and control characters, all but newline and tab: a model or a tool must not be able to
 # move the cursor, recolour or retitle the terminal of whoever watches.
@@ -72,3 +74,23 @@ def dollars(nano_usd: int, *, unknown: bool) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun: `1 turn`, `2 turns`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def compact_json(text: str) -> str:
+    """JSON that was laid out over many lines, on one; any other text as it stands."""
+    if text[:1] not in {"{", "["} or len(text) > _LONGEST_COMPACTED:
+        return text
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def same_json(text: str, structured_json: str) -> bool:
+    """Whether a text says nothing else than a structured answer; also where there is none."""
+    if not structured_json:
+        return True
+    try:
+        return bool(json.loads(text) == json.loads(structured_json))
+    except (ValueError, RecursionError):
+        return False

@@ -34,9 +34,7 @@ def judge(run: AgentRun, call: RequestedToolCall, tool: Tool) -> Verdict:
     fail.
     """
     policy = run.agent.policy(tool.server.name, tool.name)
-    asked = run.conversation.asked.get(call.call_id)
-    if asked is not None and not asked.request.HasField("approval"):
-        asked = None
+    asked = run.conversation.approvals.get(call.call_id)
     started_at = run.conversation.started.get(call.call_id)
     if started_at is None:
         return _approval(run, call, tool, asked) if _needs_approval(policy, tool) else _go(call, asked)
@@ -75,7 +73,7 @@ def _approval(
     run: AgentRun, call: RequestedToolCall, tool: Tool, asked: Asked | None, *, interrupted: bool = False
 ) -> Verdict:
     if asked is None:
-        before = run.conversation.asked.get(call.call_id)
+        before = run.conversation.approvals.get(call.call_id)
         arguments = _arguments(call, before)
         approval = input_pb2.ToolCallApproval(
             server=tool.server.name,
@@ -100,7 +98,7 @@ def _go(call: RequestedToolCall, asked: Asked | None) -> Verdict:
 
 def _arguments(call: RequestedToolCall, asked: Asked | None) -> str:
     """The arguments that hold now: a person's, who approved with others, else the model's."""
-    if asked is None or not asked.request.HasField("approval"):
+    if asked is None:
         return call.arguments_json
     given = asked.answer.approve.arguments_json if asked.answer is not None else ""
     return given or asked.request.approval.arguments_json

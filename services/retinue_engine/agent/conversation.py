@@ -60,8 +60,10 @@ class Conversation:
         """Numbers of all tool calls of the last answer, from 1, by their ids."""
         self.started: dict[str, int] = {}
         """Those of `unanswered` that were sent on their way, with the sequence of that."""
+        self.approvals: dict[str, Asked] = {}
+        """The last request for approval of each tool call of the last answer."""
         self.asked: dict[str, Asked] = {}
-        """The last request for input of each tool call of the last answer."""
+        """The last question in each of these calls, of the model or of its server."""
         self._results: dict[str, event_pb2.ToolCallCompleted] = {}
         self.spent = spent or Spent()
         self.output = ""
@@ -135,6 +137,7 @@ class Conversation:
         self.unanswered = {call.call_id: call for call in message.tool_calls}
         self.places = {call_id: number for number, call_id in enumerate(self.unanswered, 1)}
         self.started.clear()
+        self.approvals.clear()
         self.asked.clear()
         self._results.clear()
         if not calls:
@@ -169,14 +172,19 @@ class Conversation:
 
     def _input_requested(self, event: event_pb2.RunEvent) -> None:
         request = event.input_requested.request
-        self.asked[request.call_id] = Asked(request)
+        requests = self.approvals if request.HasField("approval") else self.asked
+        requests[request.call_id] = Asked(request)
 
     def _input_received(self, event: event_pb2.RunEvent) -> None:
         received = event.input_received
-        for asked in self.asked.values():
+        for asked in self.requests():
             if asked.request.input_id == received.input_id:
                 asked.answer = received.answer
                 asked.answered_at = event.sequence
+
+    def requests(self) -> list[Asked]:
+        """The last requests for input of the calls of the last answer."""
+        return [*self.approvals.values(), *self.asked.values()]
 
     def _conversation_restored(self, event: event_pb2.RunEvent) -> None:
         restored = event.conversation_restored

@@ -17,6 +17,8 @@ MAX_ERRORS = 10
 
 _MAX_EXCERPT_CHARS = 300
 
+_AGAIN = "Answer again with the corrected JSON alone: no words before or after it."
+
 _SAID_BY_LIBRARY = {
     "required",
     "dependentRequired",
@@ -35,6 +37,11 @@ class Checked(NamedTuple):
     """The answer as compact JSON, where it fits."""
     complaint: str
     """What the model is told, where it does not."""
+
+    @property
+    def wrong(self) -> str:
+        """What does not fit, without what a model is to do about it."""
+        return self.complaint.removesuffix(f"\n{_AGAIN}")
 
 
 class OutputSchema:
@@ -83,7 +90,7 @@ class OutputSchema:
 
 
 def _complain(what: str) -> Checked:
-    what = f"{what}\nAnswer again with the corrected JSON alone: no words before or after it."
+    what = f"{what}\n{_AGAIN}"
     return Checked("", without_surrogates(what))
 
 

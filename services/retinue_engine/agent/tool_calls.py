@@ -29,6 +29,10 @@ CallAgent = Callable[[AgentRun, RequestedToolCall, AgentTool, str], Awaitable[bo
 """Runs an agent that was called as a tool with a message; whether the call has its result."""
 
 
+MAX_TOLD = 4096
+"""Characters of changed arguments that the model is told; with a long result there is no room for more."""
+
+
 class ToolCalls:
     """Makes the calls that the conversation's last answer asks for and that have no result yet."""
 
@@ -132,7 +136,7 @@ class ToolCalls:
         self, call: RequestedToolCall, tool: Tool, arguments_json: str, *, changed: bool
     ) -> None:
         run = self._run
-        asked = run.conversation.asked.get(call.call_id)
+        asked = run.conversation.approvals.get(call.call_id)
         again = asked is not None and asked.request.approval.interrupted
         if call.call_id not in run.conversation.started or again:
             self._start(call, tool, arguments_json)
@@ -146,7 +150,8 @@ class ToolCalls:
         else:
             completed, effects = answer
         if changed:
-            completed.text = f"[a person changed the arguments to {arguments_json}]\n{completed.text}"
+            given = arguments_json if len(arguments_json) <= MAX_TOLD else f"{arguments_json[:MAX_TOLD]}…"
+            completed.text = f"[a person changed the arguments to {given}]\n{completed.text}"
         set_seconds(completed.duration, time.perf_counter() - start)
         completed.call_id = call.call_id
         run.emit(f"turn:{run.conversation.turn}", effects, tool_call_completed=completed)

@@ -111,6 +111,6 @@ class Tree:
         return [
             asked
             for conversation in conversations
-            for call_id, asked in conversation.asked.items()
-            if asked.answer is None and call_id in conversation.unanswered
+            for asked in conversation.requests()
+            if asked.answer is None and asked.request.call_id in conversation.unanswered
         ]

@@ -42,6 +42,9 @@ async def test_a_suspended_tree_waits_with_its_children_that_have_not_ended(stor
     ended, open_one = make_child(root, 1), make_child(root, 2)
     other = await create(store, make_run())
     await store.append(record(root, 2), Effects(children=[ended, open_one], outcomes=[end_of(ended)]))
+    if state == RUN_STATE_PAUSED:
+        await store.control_run("default", root.run_id, Control(pause_reason="lunch"))
+        await store.take_commands([root.run_id])
     await suspend(store, root, 3, until_us=7, state=state)
     stored = await get(store, root)
     assert (stored.state, stored.attention_us) == (state, 7)

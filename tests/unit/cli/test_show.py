@@ -56,11 +56,15 @@ def test_a_run_is_shown_with_all_that_is_known_of_it(
         "  priority      -3",
         "",
         "RUNS WITH",
-        ("  llm             gpt · gpt-4o-mini · direct · temperature 0.5 · stop END, FIN · timeout 30.0 s"
-        " · 2 retries"),
+        (
+            "  llm             gpt · gpt-4o-mini · direct · temperature 0.5 · stop END, FIN · timeout 30.0 s"
+            " · 2 retries"
+        ),
         "  else            spare · other · litellm · 0 retries",
-        ("  limits          20 model calls · 8 tool calls side by side · stalls after 5 same calls"
-        " · timeout 1 min 30 s"),
+        (
+            "  limits          20 model calls · 8 tool calls side by side · stalls after 5 same calls"
+            " · timeout 1 min 30 s"
+        ),
         "  budget          1,000 tokens · $0.25",
         "  session budget  1 min 0 s",
         "  history         yes",

@@ -1,10 +1,12 @@
 """`dev test`: runs tests of agents against services of their own, where a script plays every model."""
 
 import asyncio
+import contextlib
+import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,15 +19,15 @@ from retinue_cli.project import MODEL_SCRIPT, project_folder
 from retinue_cli.suite.announcing import SilentAnnouncer
 from retinue_cli.suite.launching import find_script, launch_commands, wait_all_healthy
 from retinue_cli.suite.ports import choose_addresses
-from retinue_cli.suite.process import Launch, ServiceProcess
+from retinue_cli.suite.process import Launch, ServiceProcess, descendants
 from retinue_cli.suite.services import SERVICES, service_environment
 from retinue_cli.suite.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from retinue.client import Components
 
-_END_WITHIN_S = 10.0
-"""From the word to stop to SIGKILL, for the tests."""
+_END_WITHIN_S = 5.0
+"""From each word to the tests to end to the next, stronger one."""
 
 
 def run_tests(
@@ -93,6 +95,7 @@ class _Bench:
         ]
         self._supervisor = Supervisor(self._services, SilentAnnouncer())
         self._status = 1
+        self._stopped_by: signal.Signals | None = None
 
     async def run(self, command: Sequence[str]) -> int:
         """Start the services, run the command and stop them; the command's exit status."""
@@ -100,15 +103,39 @@ class _Bench:
             raise CommandError(f"there is no program {command[0]}: name what runs the tests", status=USAGE)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._supervisor.stop)
+            loop.add_signal_handler(number, self._stop, number)
 
         async def on_ready() -> None:
             await self._prepare()
-            self._status = await _run_command(command, self._of_command)
+            self._status = await self._run_tests(command)
             self._supervisor.stop()
 
         await self._supervisor.run(on_ready)
         return self._status
+
+    def _stop(self, number: signal.Signals) -> None:
+        self._stopped_by = number
+        self._supervisor.stop()
+
+    async def _run_tests(self, command: Sequence[str]) -> int:
+        process = await asyncio.create_subprocess_exec(*command, env=self._of_command)
+        try:
+            status = await process.wait()
+        except asyncio.CancelledError:
+            await self._end_tests(process)
+            raise
+        return status if status >= 0 else 128 - status
+
+    async def _end_tests(self, process: asyncio.subprocess.Process) -> None:
+        """See that the tests end, and what they started."""
+        tree = [process.pid, *descendants(process.pid)]
+        if self._stopped_by == signal.SIGINT:
+            # Ctrl-C in a terminal has told them, too: they may say how far they came.
+            await _ended(process)
+        _tell(tree, signal.SIGTERM)
+        await _ended(process)
+        _tell(tree, signal.SIGKILL)
+        await process.wait()
 
     async def _prepare(self) -> None:
         """Let the script play the models, and tell where it is."""
@@ -147,20 +174,14 @@ async def _play_llms(components: "Components", base_url: str) -> None:
         await components.apply(llms)
 
 
-async def _run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run the tests; their exit status. Cancelled, they are told to end."""
-    process = await asyncio.create_subprocess_exec(*command, env=environment)
-    try:
-        status = await process.wait()
-    except asyncio.CancelledError:
-        # Ctrl-C in a terminal has told them already; whoever ends this process alone has not.
-        if process.returncode is None:
-            process.terminate()
-        try:
-            async with asyncio.timeout(_END_WITHIN_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process's end, for a while."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_END_WITHIN_S):
             await process.wait()
-        raise
-    return status if status >= 0 else 128 - status
+
+
+def _tell(pids: Sequence[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
