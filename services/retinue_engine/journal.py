@@ -25,6 +25,9 @@ MAX_TEXT = 64 * 1024
 _FRAME_BYTES = 40
 """What number, time and framing add to an event after it is measured, at most."""
 
+SOON_S = 0.5
+"""How old the word may be that a run is this engine's; well below any lease that is of use."""
+
 RETRY_FIRST_S = 0.1
 RETRY_LONGEST_S = 5.0
 
@@ -157,7 +160,30 @@ class Journal:
         An engine that stood still learns it by an append; alone on its store it need not ask.
         """
         if not self._store.exclusive:
-            await self.commit()
+            await self.commit_claimed()
+
+    async def commit_claimed(self) -> None:
+        """Commit, and make sure that the run is still this engine's. Raises ClaimLostError."""
+        began = time.monotonic()
+        await self.commit()
+        if self._store.exclusive:
+            return
+        # What came late may have been said long ago: this engine may have stood still meanwhile.
+        while time.monotonic() - began > SOON_S:
+            began = time.monotonic()
+            await self._look_for_others()
+
+    async def _look_for_others(self) -> None:
+        try:
+            read = self._store.read_journal(self._root_run_id, self._feed.through, MAX_RECORD_BYTES)
+            others = [record for record in await read if record.writer != self._writer]
+        except StoreUnavailableError:
+            await asyncio.sleep(RETRY_FIRST_S)
+            return await self._look_for_others()
+        if others:
+            self._fail(ClaimLostError("another engine has taken over", run_id=self._root_run_id))
+            raise self._failure or InternalError("a claim that was lost is not lost")
+        return None
 
     def _seal_text(self) -> None:
         if self._texts:

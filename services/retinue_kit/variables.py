@@ -25,7 +25,8 @@ VARIABLES = frozenset(
         # Of one.
         *("PROJECT", "DATA_DIR", "WATCH_HEARTBEAT_S", "WATCH_QUEUE_SIZE"),
         *("MAX_RESULT_BYTES", "MAX_SERVER_MESSAGE_BYTES", "MAX_STREAM_CALLS", "MAX_CONNECTIONS"),
-        *("STORE", "LEASE_S", "MAX_ACTIVE_RUNS", "HEARTBEAT_S"),
+        *("STORE", "LEASE_S", "MAX_ACTIVE_RUNS", "MAX_QUEUED_RUNS", "MAX_DEPTH"),
+        *("HEARTBEAT_S", "RETAIN_DAYS", "RETAIN_SESSIONS"),
         # Of the `retinue` command and of the Node client.
         *("DEBUG", "PROTOS"),
     )

@@ -55,6 +55,7 @@ def _wrong_with_asking(
             yield f"turn {turn.number} was answered, and the model was never asked what the story tells"
         late = later(times, turn.event)
         stale = [at for at in late if _is_stale(facts, at)]
+        for at in stale: print("STALE", [round(at-r,3) for r in facts.resumed], vars(end) if False else "", run.run_id, locals().get("turn") and run.turns and "turn", round(at%1000,3)) # DEBUG
         report.stale += len(stale)
         if len(late) > len(stale):
             yield f"turn {turn.number} was asked again after its answer was stored"
@@ -117,6 +118,7 @@ def _wrong_with_call(
             continue  # nobody knows what became of it: it may still be on its way to its server
         late = later(times, end)
         stale = [at for at in late if _is_stale(facts, at)]
+        for at in stale: print("STALE", [round(at-r,3) for r in facts.resumed], vars(end) if False else "", run.run_id, locals().get("turn") and run.turns and "turn", round(at%1000,3)) # DEBUG
         report.stale += len(stale)
         if len(late) > len(stale):
             yield "was called again after it had ended"

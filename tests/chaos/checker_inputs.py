@@ -66,5 +66,6 @@ def _wrong_with_row(
         yield "is pending, and its run has ended"
     if answer is not None and row.answer != answer:
         yield "has a row with another answer than its story"
-    if (row.state == input_pb2.INPUT_STATE_ANSWERED) != row.HasField("answer"):
+    answered = row.HasField("answer") and not row.answer.HasField("expired")
+    if (row.state == input_pb2.INPUT_STATE_ANSWERED) != answered:
         yield "has a row whose state does not fit its answer"
