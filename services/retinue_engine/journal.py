@@ -178,12 +178,12 @@ class Journal:
             read = self._store.read_journal(self._root_run_id, self._feed.through, MAX_RECORD_BYTES)
             others = [record for record in await read if record.writer != self._writer]
         except StoreUnavailableError:
-            await asyncio.sleep(RETRY_FIRST_S)
-            return await self._look_for_others()
+            await asyncio.sleep(SOON_S)
+            return  # so long that it is asked again
         if others:
-            self._fail(ClaimLostError("another engine has taken over", run_id=self._root_run_id))
-            raise self._failure or InternalError("a claim that was lost is not lost")
-        return None
+            self._fail(ClaimLostError("another engine has taken it over", run_id=self._root_run_id))
+        if self._failure:
+            raise self._failure
 
     def _seal_text(self) -> None:
         if self._texts:

@@ -64,11 +64,13 @@ def _judge_runs(facts: Facts, view: View, report: Report) -> dict[str, Story]:
         if run is None or run.state not in FINAL:
             report.violations.append(f"{run_id} has not ended: {run and run_pb2.RunState.Name(run.state)}")
             continue
-        wrong = list(_wrong_with_story(run, view.stories[run_id]))
+        story = view.stories[run_id]
+        wrong = list(_wrong_with_story(story))
         if not wrong:
-            whole[run_id] = view.stories[run_id]
-            wrong += _wrong_with_end(run, run_id, accepted, facts)
-        if facts.seen.get(run_id) != view.stories[run_id]:
+            whole[run_id] = story
+            wrong += _wrong_with_row(run, story)
+            wrong += _wrong_with_end(run, accepted, facts)
+        if facts.seen.get(run_id) != story:
             wrong.append("a watcher saw another story than the store holds")
         report.hold(f"{run_id}: ", wrong)
     if sorted(view.listed) != sorted(facts.accepted):
@@ -76,7 +78,7 @@ def _judge_runs(facts: Facts, view: View, report: Report) -> dict[str, Story]:
     return whole
 
 
-def _wrong_with_story(run: run_pb2.Run, story: Story) -> Iterator[str]:
+def _wrong_with_story(story: Story) -> Iterator[str]:
     try:
         check_tree(story)
         tellings(story)
@@ -84,6 +86,9 @@ def _wrong_with_story(run: run_pb2.Run, story: Story) -> Iterator[str]:
         yield f"is no whole story: {error!r}"
         return
     yield from (f"is no whole story: {what}" for what in wrong_texts(story))
+
+
+def _wrong_with_row(run: run_pb2.Run, story: Story) -> Iterator[str]:
     if story[-1].run_finished.result != run.result:
         yield "the run's result is not its story's"
     if row_time(story[-1]) != run.end_time:
@@ -92,18 +97,17 @@ def _wrong_with_story(run: run_pb2.Run, story: Story) -> Iterator[str]:
         yield "the run's state is not its result's"
 
 
-def _wrong_with_end(run: run_pb2.Run, run_id: str, accepted: Accepted, facts: Facts) -> Iterator[str]:
+def _wrong_with_end(run: run_pb2.Run, accepted: Accepted, facts: Facts) -> Iterator[str]:
     """What nobody caused: a failure, a cancel."""
-    failed = run.state == run_pb2.RUN_STATE_FAILED
-    reason = run.result.error.reason
-    first_failure = accepted.message.startswith("fail ") and accepted.tag.endswith(" try 0")
-    allowed = {pb.ERROR_REASON_LLM_INVALID_REQUEST} if first_failure else set()
+    allowed = set()
+    if accepted.message.startswith("fail ") and accepted.tag.endswith(" try 0"):
+        allowed.add(pb.ERROR_REASON_LLM_INVALID_REQUEST)
     if accepted.agent == "strict":
         allowed.add(pb.ERROR_REASON_TOOL_CALL_INTERRUPTED)
-    if failed and reason not in allowed:
+    if run.state == run_pb2.RUN_STATE_FAILED and run.result.error.reason not in allowed:
         yield f"failed: {run.result.error}"
     if run.state == run_pb2.RUN_STATE_CANCELLED:
-        reasons = {facts.cancelled.get(run_id)}
+        reasons = {facts.cancelled.get(run.run_id)}
         if any(each.interrupts for each in facts.accepted.values()):
             reasons.add(INTERRUPTED)
         if run.result.cancel_reason not in reasons:

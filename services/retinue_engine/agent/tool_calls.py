@@ -141,7 +141,7 @@ class ToolCalls:
         if call.call_id not in run.conversation.started or again:
             self._start(call, tool, arguments_json)
             # A call is on record before it is made; those that begin together are one append.
-            await run.work.journal.commit()
+            await run.work.journal.commit_claimed()
         start = time.perf_counter()
         try:
             answer = await call_mcp_tool(run, call, tool, arguments_json, self._key(call))
