@@ -25,7 +25,8 @@ pytestmark = [pytest.mark.xdist_group("chaos")]
 
 LONG = os.environ.get("RETINUE_CHAOS") == "long"
 SEED = int(os.environ.get("RETINUE_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**9)
-SEEDS = [SEED + number for number in range(6 if LONG else 1)]
+ROUNDS = range(6 if LONG else 1)
+"""Each has its own seed; tests are named by these, which are the same in every process of a run."""
 RUNS = 120 if LONG else 50
 MONGODB_RUNS = 80 if LONG else 30
 OVER_S = 15.0 if LONG else 3.0
@@ -107,10 +108,10 @@ async def disturb(trial: Trial, suite: Processes) -> None:
 
 
 @pytest.mark.timeout(300 if LONG else 120)
-@pytest.mark.parametrize("seed", SEEDS)
-async def test_nothing_accepted_is_lost_or_done_twice(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("number", ROUNDS)
+async def test_nothing_accepted_is_lost_or_done_twice(tmp_path: Path, number: int) -> None:
     async with open_processes(tmp_path, SCRIPT, **project(tmp_path)) as suite:
-        trial = Trial("sqlite", seed, [suite])
+        trial = Trial("sqlite", SEED + number, [suite])
         await trial.stand(RUNS, lambda trial: disturb(trial, suite))
 
 
@@ -143,10 +144,10 @@ async def disturb_engines(trial: Trial, engines: Engines) -> None:
 
 
 @pytest.mark.timeout(300 if LONG else 120)
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("number", ROUNDS)
 async def test_nothing_is_lost_or_done_twice_where_two_engines_share_a_mongodb(
-    tmp_path: Path, seed: int
+    tmp_path: Path, number: int
 ) -> None:
     async with open_engines(tmp_path, SCRIPT, **project(tmp_path)) as engines:
-        trial = Trial("mongodb", seed, engines.suites)
+        trial = Trial("mongodb", SEED + number, engines.suites)
         await trial.stand(MONGODB_RUNS, lambda trial: disturb_engines(trial, engines))
