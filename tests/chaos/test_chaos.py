@@ -120,8 +120,7 @@ async def disturb_engines(trial: Trial, engines: Engines) -> None:
     chance = trial.chance
     every = ["engine killed", "engine killed", "engine stopped", "host killed"]
     every += ["database killed"] * bool(engines.mongodb)
-    end = time.monotonic() + OVER_S
-    while time.monotonic() < end:
+    for _ in range(2 if LONG else 1):
         for what in chance.sample(every, len(every) if LONG else 3):
             await asyncio.sleep(0.2 + chance.random())
             process = chance.choice(engines.processes)
