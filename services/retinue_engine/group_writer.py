@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -32,6 +31,7 @@ class GroupWriter(Generic[Operation, Answer]):
         self._commit = commit
         self._waiting: list[_Entry[Operation, Answer]] = []
         self._wake = threading.Condition()
+        self._urgent = False
         self._closing = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -42,14 +42,16 @@ class GroupWriter(Generic[Operation, Answer]):
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Operation) -> asyncio.Future[Answer]:
-        """Write this; done once it is committed."""
+    def submit(self, operation: Operation, *, urgent: bool = False) -> asyncio.Future[Answer]:
+        """Write this; done once it is committed. An urgent one, and what waits with it, does not linger."""
         if self._loop is None or self._closing:
             raise RuntimeError("the writer is not open")
         future: asyncio.Future[Answer] = self._loop.create_future()
         with self._wake:
             self._waiting.append((operation, future))
-            if len(self._waiting) == 1:
+            if urgent:
+                self._urgent = True
+            if urgent or len(self._waiting) == 1:
                 self._wake.notify()
         return future
 
@@ -71,9 +73,9 @@ class GroupWriter(Generic[Operation, Answer]):
                     self._wake.wait()
                 if not self._waiting:
                     return
-            if company and not self._closing:
-                time.sleep(LINGER_S)
-            with self._wake:
+                if company:
+                    self._wake.wait_for(lambda: self._urgent or self._closing, LINGER_S)
+                self._urgent = False
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
             company = len(batch) > COMPANY
             try:

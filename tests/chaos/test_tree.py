@@ -30,7 +30,7 @@ async def stored_events(client: Client, run_id: str, after: int) -> Story:
 
 
 async def follow_and_kill(suite: Processes, callers: Callers, run_id: str) -> tuple[Story, int]:
-    """The story, and how often the engine was killed when it told of something new."""
+    """The story, and how often the engine was killed at something new, before it had stored the end."""
     story: Story = []
     told: set[tuple[str, str | None]] = set()
     kills = 0
@@ -43,12 +43,12 @@ async def follow_and_kill(suite: Processes, callers: Callers, run_id: str) -> tu
             told.add(what)
             await suite.engine_process.kill()
             await suite.engine_process.start()
-            kills += 1
             break
         # What it had stored by then is nothing new.
         read = partial(stored_events, run_id=run_id, after=len(story))
         story += await callers.ask(callers.chance("look"), read)
         told.update((event.path, event.WhichOneof("event")) for event in story)
+        kills += not story[-1].HasField("run_finished")
     return story, kills
 
 

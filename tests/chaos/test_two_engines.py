@@ -9,12 +9,9 @@ import pytest
 
 from retinue.engine.v1 import event_pb2, run_pb2
 from tests.chaos.engines import Engines, open_engines, standing_still
-from tests.suite import Suite, check_story, kinds, until
+from tests.suite import SOON_S, Suite, check_story, kinds, until
 
 pytestmark = pytest.mark.xdist_group("chaos")
-
-SOON_S = 3.0
-"""Ten times and more what an engine takes to hear of something; no lease in these tests is over so soon."""
 
 HANG_ONCE: dict[str, Any] = {
     "rules": [{"when": {"user_contains": "hang"}, "times": 1, "hang": True}],
@@ -23,7 +20,7 @@ HANG_ONCE: dict[str, Any] = {
 
 
 async def watched_after(suite: Suite, run_id: str, after: int) -> list[event_pb2.RunEvent]:
-    return await asyncio.wait_for(suite.watched(run_id, after), 10)
+    return await asyncio.wait_for(suite.watched(run_id, after), 2 * SOON_S)
 
 
 async def asked(engines: Engines, count: int) -> None:
@@ -93,7 +90,7 @@ async def test_the_other_engine_takes_over_what_a_killed_one_had_just_accepted(t
         await engines.processes[0].kill()
         for run in runs:
             # The lease, a look, and each of the session's runs.
-            ended = await second.ended(run.run_id, 1.5 + 2 * SOON_S)
+            ended = await second.ended(run.run_id, 2 * SOON_S)
             assert ended.state == run_pb2.RUN_STATE_SUCCEEDED
             check_story(await second.watched(run.run_id))
         questions = [each["content"] for each in await second.messages("s") if each["role"] == "user"]
