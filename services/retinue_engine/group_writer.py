@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -9,7 +10,14 @@ Operation = TypeVar("Operation")
 Answer = TypeVar("Answer")
 
 LINGER_S = 0.003
-"""How long a commit waits for company, and only when the one before had company."""
+"""How long a commit waits for company, and only where the one before had company and the processor is busy:
+a commit costs processor time, and where there is enough of that, waiting costs patience alone."""
+
+HIGH_LOAD = 0.8
+"""Of one core, from which on the processor is busy. The event loop cannot use more than one."""
+
+LOOK_S = 0.05
+"""Between two looks at the load."""
 
 COMPANY = 4
 """More writes than these in one commit are company: waiting then saves more syncs than it costs patience."""
@@ -31,7 +39,6 @@ class GroupWriter(Generic[Operation, Answer]):
         self._commit = commit
         self._waiting: list[_Entry[Operation, Answer]] = []
         self._wake = threading.Condition()
-        self._urgent = False
         self._closing = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -42,16 +49,14 @@ class GroupWriter(Generic[Operation, Answer]):
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Operation, *, urgent: bool = False) -> asyncio.Future[Answer]:
-        """Write this; done once it is committed. An urgent one, and what waits with it, does not linger."""
+    def submit(self, operation: Operation) -> asyncio.Future[Answer]:
+        """Write this; done once it is committed."""
         if self._loop is None or self._closing:
             raise RuntimeError("the writer is not open")
         future: asyncio.Future[Answer] = self._loop.create_future()
         with self._wake:
             self._waiting.append((operation, future))
-            if urgent:
-                self._urgent = True
-            if urgent or len(self._waiting) == 1:
+            if len(self._waiting) == 1:
                 self._wake.notify()
         return future
 
@@ -67,15 +72,15 @@ class GroupWriter(Generic[Operation, Answer]):
 
     def _run(self) -> None:
         company = False
+        load = _Load()
         while True:
             with self._wake:
                 while not self._waiting and not self._closing:
                     self._wake.wait()
                 if not self._waiting:
                     return
-                if company:
-                    self._wake.wait_for(lambda: self._urgent or self._closing, LINGER_S)
-                self._urgent = False
+                if company and load.is_high():
+                    self._wake.wait_for(lambda: self._closing, LINGER_S)
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
             company = len(batch) > COMPANY
             try:
@@ -84,6 +89,24 @@ class GroupWriter(Generic[Operation, Answer]):
                 answers = [error] * len(batch)
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(_deliver, batch, answers)
+
+
+class _Load:
+    """How much of one core the process has used lately."""
+
+    def __init__(self) -> None:
+        self._looked_s = time.monotonic()
+        self._used_s = time.process_time()
+        self._high = False
+
+    def is_high(self) -> bool:
+        """Whether it is HIGH_LOAD and more, as of the last look."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= LOOK_S:
+            used_s = time.process_time()
+            self._high = used_s - self._used_s >= HIGH_LOAD * (now_s - self._looked_s)
+            self._looked_s, self._used_s = now_s, used_s
+        return self._high
 
 
 def _deliver(batch: list[_Entry[Operation, Answer]], answers: Sequence[Answer | Exception]) -> None:

@@ -43,9 +43,7 @@ class SqliteStore:
         self._writer = writer
 
     def _write(self, write: Write[_Answer]) -> "asyncio.Future[_Answer]":
-        # Somebody waits for the answer to a start, and then for the first event, which is the same write.
-        urgent = isinstance(write, CreateRun)
-        return cast("asyncio.Future[_Answer]", self._writer.submit(write, urgent=urgent))
+        return cast("asyncio.Future[_Answer]", self._writer.submit(write))
 
     async def create_run(
         self,

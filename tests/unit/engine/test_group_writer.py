@@ -1,4 +1,4 @@
-"""Writes that come together are committed together; one that somebody waits for does not linger."""
+"""Writes that come together are committed together, and wait for company only where the processor is busy."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -12,13 +12,17 @@ from retinue_engine.group_writer import COMPANY, GroupWriter
 LONG_S = 600.0
 """A linger that no test outlives."""
 
+Batches = list[list[int]]
+
 
 @asynccontextmanager
-async def lingering(
-    monkeypatch: pytest.MonkeyPatch, batches: list[list[int]]
-) -> AsyncIterator[GroupWriter[int, int]]:
-    """A writer whose next commit waits for company, as the one before had company."""
-    monkeypatch.setattr(group_writer, "LINGER_S", LONG_S)
+async def writing(
+    monkeypatch: pytest.MonkeyPatch, *, high_load: float
+) -> AsyncIterator[tuple[GroupWriter[int, int], Batches]]:
+    """A writer, whose last commit had company, with what it has committed since."""
+    monkeypatch.setattr(group_writer, "HIGH_LOAD", high_load)
+    monkeypatch.setattr(group_writer, "LOOK_S", 0.0)
+    batches: Batches = []
 
     def commit(batch: Sequence[int]) -> Sequence[int]:
         batches.append(list(batch))
@@ -26,32 +30,30 @@ async def lingering(
 
     writer: GroupWriter[int, int] = GroupWriter(commit)
     writer.start()
-    # Until one commit had company: how the first ones fall together is the scheduler's.
+    # How writes fall together is the scheduler's.
     while not (batches and len(batches[-1]) > COMPANY):
-        await asyncio.gather(*(writer.submit(0, urgent=True) for _ in range(COMPANY + 1)))
+        await asyncio.gather(*(writer.submit(0) for _ in range(10 * COMPANY)))
+    monkeypatch.setattr(group_writer, "LINGER_S", LONG_S)
     batches.clear()
     try:
-        yield writer
+        yield writer, batches
     finally:
         await writer.aclose()
 
 
-async def test_a_write_that_somebody_waits_for_takes_along_what_lingers(
+async def test_under_load_a_write_waits_for_company_and_a_close_ends_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    batches: list[list[int]] = []
-    async with asyncio.timeout(10), lingering(monkeypatch, batches) as writer:
-        waiting = writer.submit(1)
-        assert await writer.submit(2, urgent=True) == 2
-        assert await waiting == 1
-        assert batches == [[1, 2]]
-
-
-async def test_a_close_writes_what_lingers(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches: list[list[int]] = []
-    async with asyncio.timeout(10), lingering(monkeypatch, batches) as writer:
-        waiting = writer.submit(1)
+    async with asyncio.timeout(10), writing(monkeypatch, high_load=-1.0) as (writer, batches):
+        waiting = [writer.submit(number) for number in range(3)]
         await writer.aclose()
-        assert await waiting == 1
+        assert await asyncio.gather(*waiting) == [0, 1, 2]
+        assert batches == [[0, 1, 2]]
         with pytest.raises(RuntimeError, match="not open"):
-            writer.submit(2)
+            writer.submit(3)
+
+
+async def test_without_load_no_write_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asyncio.timeout(10), writing(monkeypatch, high_load=float("inf")) as (writer, _):
+        assert await writer.submit(1) == 1
+        assert await writer.submit(2) == 2
