@@ -33,7 +33,7 @@ async def open_app(settings: RegistrySettings) -> AsyncIterator[Sequence[Mount]]
                 queue_size=settings.watch_queue_size,
             )
         )
-        await registry.load(anchor)
+        await registry.loading.load(anchor)
         servicer = RegistryServicer(registry)
 
         def add(server: grpc.aio.Server) -> None:

@@ -83,7 +83,7 @@ class RegistryServicer(service_pb2_grpc.RegistryServiceServicer):
         self, request: service_pb2.ApplyComponentsRequest, _context: Context
     ) -> service_pb2.ApplyComponentsResponse:
         """Store a set of components."""
-        applied = await self._registry.apply(
+        applied = await self._registry.changing.apply(
             # In a thread: the largest schemas and templates take half a second to check.
             await asyncio.to_thread(read_apply, request),
             namespace=read_namespace(request.namespace),
@@ -116,7 +116,7 @@ class RegistryServicer(service_pb2_grpc.RegistryServiceServicer):
         self, request: service_pb2.ListProblemsRequest, _context: Context
     ) -> service_pb2.ListProblemsResponse:
         """Return a page of what is wrong with the project's files."""
-        problems = self._registry.problems(read_namespace(request.namespace))
+        problems = self._registry.loading.problems(read_namespace(request.namespace))
         limit = page_limit(request.page_size)
         place = decode_page_token(request.page_token, str, int, str, str)
         places = [(each.path, each.line, each.field, each.message) for each in problems]

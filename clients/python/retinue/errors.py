@@ -134,6 +134,26 @@ class EtagMismatchError(RetinueError):
     code = StatusCode.ABORTED
 
 
+class ComponentInUseError(RetinueError):
+    reason = pb.ERROR_REASON_COMPONENT_IN_USE
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class ComponentOwnedByFileError(RetinueError):
+    reason = pb.ERROR_REASON_COMPONENT_OWNED_BY_FILE
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class RevisionCompactedError(RetinueError):
+    reason = pb.ERROR_REASON_REVISION_COMPACTED
+    code = StatusCode.OUT_OF_RANGE
+
+
+class ComponentNotAllowedError(RetinueError):
+    reason = pb.ERROR_REASON_COMPONENT_NOT_ALLOWED
+    code = StatusCode.PERMISSION_DENIED
+
+
 class McpServerUnavailableError(RetinueError):
     reason = pb.ERROR_REASON_MCP_SERVER_UNAVAILABLE
     code = StatusCode.UNAVAILABLE
@@ -161,6 +181,26 @@ class McpRequestRefusedError(RetinueError):
 
 class McpServerRequestNotFoundError(RetinueError):
     reason = pb.ERROR_REASON_MCP_SERVER_REQUEST_NOT_FOUND
+    code = StatusCode.NOT_FOUND
+
+
+class McpServerBusyError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_SERVER_BUSY
+    code = StatusCode.RESOURCE_EXHAUSTED
+
+
+class McpToolNotAllowedError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_TOOL_NOT_ALLOWED
+    code = StatusCode.PERMISSION_DENIED
+
+
+class McpCapabilityMissingError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_CAPABILITY_MISSING
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class McpResourceNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_RESOURCE_NOT_FOUND
     code = StatusCode.NOT_FOUND
 
 

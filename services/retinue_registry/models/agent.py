@@ -74,6 +74,13 @@ class ToolPolicy(Part):
     interrupted: Literal["repeat", "ask", "fail"] | None = None
 
 
+class ToolSelector(Part):
+    """Tools of MCP servers."""
+
+    server: Name | None = None
+    tool: ToolPattern | None = None
+
+
 class AgentSpec(Spec):
     """An LLM with instructions and tools."""
 
@@ -98,6 +105,8 @@ class AgentSpec(Spec):
     stall_after: Annotated[int, Field(ge=2, le=1000)] | None = None
     variables: Annotated[dict[VariableName, Text], Field(max_length=MAX_VARIABLES)] | None = None
     input_timeout: Duration | None = None
+    allowed_tools: list[ToolSelector] | None = None
+    excluded_tools: list[ToolSelector] | None = None
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
@@ -106,6 +115,10 @@ class AgentSpec(Spec):
         for index, policy in enumerate(policies):
             if isinstance(policy, dict):
                 yield from _no_effect(("tool_policies", index), policy, servers)
+        for name in ("allowed_tools", "excluded_tools"):
+            for index, selector in enumerate(_list(given.get(name))):
+                if isinstance(selector, dict):
+                    yield from _selects_nothing((name, index), selector, servers)
         yield from _variables(given)
         if given.get(ASK_USER) is True and ASK_USER in _list(given.get("agents")):
             yield Broken(
@@ -120,12 +133,26 @@ def _list(value: object) -> list[Any]:
 def _no_effect(
     place: tuple[str | int, ...], policy: Mapping[str, Any], servers: list[Any]
 ) -> Iterator[Broken]:
-    server = policy.get("server")
+    yield from _unknown_server(place, policy, servers)
+    if not {"approval", "interrupted"} & policy.keys():
+        yield Broken(place, "says nothing: set approval or interrupted")
+
+
+def _selects_nothing(
+    place: tuple[str | int, ...], selector: Mapping[str, Any], servers: list[Any]
+) -> Iterator[Broken]:
+    yield from _unknown_server(place, selector, servers)
+    if not {"server", "tool"} & selector.keys():
+        yield Broken(place, "says nothing: set server, tool or both")
+
+
+def _unknown_server(
+    place: tuple[str | int, ...], rule: Mapping[str, Any], servers: list[Any]
+) -> Iterator[Broken]:
+    server = rule.get("server")
     if isinstance(server, str) and server not in servers:
         near = did_you_mean(server, (each for each in servers if isinstance(each, str)))
         yield Broken((*place, "server"), f"{server[:80]!r} is none of the agent's mcp_servers{near}")
-    if not {"approval", "interrupted"} & policy.keys():
-        yield Broken(place, "says nothing: set approval or interrupted")
 
 
 def _variables(given: Mapping[str, Any]) -> Iterator[Broken]:

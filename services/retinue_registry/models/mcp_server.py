@@ -3,10 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator
 
 from retinue_registry.models.fields import (
     Broken,
+    Count,
     Duration,
     EnvName,
     Headers,
@@ -17,12 +20,24 @@ from retinue_registry.models.fields import (
     Spec,
     Text,
     Url,
+    once_each,
     relative_references,
     secret_in_folder,
 )
 
-TRANSPORTS = ("stdio", "streamable_http")
+TRANSPORTS = ("stdio", "streamable_http", "sse")
 """The fields of the protos' oneof `transport`."""
+
+_FILE_URI = "file://"
+
+
+def _root(text: str) -> str:
+    if "://" in text and not text.startswith(f"{_FILE_URI}/"):
+        raise ValueError("must be a path, or an address that begins with file:///")
+    return text
+
+
+Root = Annotated[Required, AfterValidator(_root)]
 
 
 class StdioTransport(Part):
@@ -33,12 +48,40 @@ class StdioTransport(Part):
     env: Annotated[dict[EnvName, SecretText], Secret()] | None = None
     cwd: Required | None = None
 
+    def without_folder(self) -> Iterator[Broken]:
+        """Yield the relative paths of the process and its secrets."""
+        if _needs_folder(self.command):
+            yield Broken(
+                ("stdio", "command"), "must be a name on PATH or an absolute path where it comes by API"
+            )
+        if self.cwd and not Path(self.cwd).is_absolute():
+            yield Broken(("stdio", "cwd"), "must be an absolute path where it comes by API")
+        for name, value in (self.env or {}).items():
+            yield from relative_references(("stdio", "env", name), value)
+
+
+class TlsSettings(Part):
+    """How a TLS connection is made."""
+
+    ca_file: Required | None = None
+    cert_file: Required | None = None
+    key_file: Required | None = None
+
 
 class StreamableHttpTransport(Part):
     """A server that is there already."""
 
     url: Url
     headers: Headers | None = None
+    tls: TlsSettings | None = None
+
+
+class SseTransport(Part):
+    """A server that is there already, of an older kind."""
+
+    url: Url
+    headers: Headers | None = None
+    tls: TlsSettings | None = None
 
 
 def _needs_folder(command: str) -> bool:
@@ -56,33 +99,45 @@ class McpServerSpec(Spec):
     call_timeout: Duration | None = None
     idle_timeout: Duration | None = None
     allow_sampling: bool | None = None
+    sse: SseTransport | None = None
+    scope: Literal["shared", "session", "run"] | None = None
+    prewarm: bool | None = None
+    max_concurrent_calls: Count | None = None
+    max_queued_calls: Count | None = None
+    roots: Annotated[list[Root], AfterValidator(once_each)] | None = None
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
-        """Yield that it has no transport, or two."""
+        """Yield that it has no transport, or two, and settings that cannot have an effect."""
         found = [name for name in TRANSPORTS if name in given]
         if not found:
-            yield Broken((), "needs a transport: set stdio (a command to start) or streamable_http (a url)")
+            yield Broken(
+                (),
+                "needs a transport: set stdio (a command to start), streamable_http or sse (a url)",
+            )
         elif len(found) > 1:
             yield Broken((found[-1],), f"has {' and '.join(found)}: set one of them")
+        if given.get("prewarm") is True and given.get("scope", "shared") != "shared":
+            yield Broken(("prewarm",), "is for the scope shared: nobody knows the sessions and runs to come")
+        for name in ("streamable_http", "sse"):
+            http = given.get(name)
+            tls = http.get("tls") if isinstance(http, dict) else None
+            if isinstance(http, dict) and isinstance(tls, dict):
+                yield from _tls(name, http.get("url"), tls)
 
     def without_folder(self) -> Iterator[Broken]:
-        """Yield the relative paths of its process and of its secrets."""
+        """Yield the relative paths of its process, its secrets, its certificates and its roots."""
         if self.stdio:
-            if _needs_folder(self.stdio.command):
-                yield Broken(
-                    ("stdio", "command"), "must be a name on PATH or an absolute path where it comes by API"
-                )
-            if self.stdio.cwd and not Path(self.stdio.cwd).is_absolute():
-                yield Broken(("stdio", "cwd"), "must be an absolute path where it comes by API")
-            for name, value in (self.stdio.env or {}).items():
-                yield from relative_references(("stdio", "env", name), value)
-        if self.streamable_http:
-            for name, value in (self.streamable_http.headers or {}).items():
-                yield from relative_references(("streamable_http", "headers", name), value)
+            yield from self.stdio.without_folder()
+        for transport in ("streamable_http", "sse"):
+            if http := getattr(self, transport):
+                yield from _http_without_folder(transport, http)
+        for index, root in enumerate(self.roots or ()):
+            if not root.startswith(_FILE_URI) and not Path(root).is_absolute():
+                yield Broken(("roots", index), "must be an absolute path where it comes by API")
 
     def in_folder(self, folder: Path) -> Self:
-        """The same with command, cwd and the paths of its secrets absolute; a missing cwd is the folder."""
+        """The same with command, cwd and all its other paths absolute; a missing cwd is the folder."""
         changes: dict[str, Any] = {}
         if stdio := self.stdio:
             # normpath: `./x/../server` and `server` are the same place, and so the same version.
@@ -97,7 +152,38 @@ class McpServerSpec(Spec):
                     else None,
                 }
             )
-        if (http := self.streamable_http) and http.headers:
-            headers = {k: secret_in_folder(v, folder) for k, v in http.headers.items()}
-            changes["streamable_http"] = http.model_copy(update={"headers": headers})
+        for transport in ("streamable_http", "sse"):
+            if http := getattr(self, transport):
+                changes[transport] = _http_in_folder(http, folder)
+        if self.roots:
+            changes["roots"] = [
+                root if root.startswith(_FILE_URI) else os.path.normpath(folder / root) for root in self.roots
+            ]
         return self.model_copy(update=changes)
+
+
+def _tls(transport: str, url: object, tls: Mapping[str, Any]) -> Iterator[Broken]:
+    if isinstance(url, str) and url.startswith("http://"):
+        yield Broken((transport, "tls"), "is without effect: the url begins with http://")
+    if ("cert_file" in tls) != ("key_file" in tls):
+        yield Broken((transport, "tls"), "needs cert_file and key_file together")
+
+
+def _http_without_folder(transport: str, http: StreamableHttpTransport | SseTransport) -> Iterator[Broken]:
+    for name, value in (http.headers or {}).items():
+        yield from relative_references((transport, "headers", name), value)
+    for name, path in (http.tls.model_dump(exclude_none=True) if http.tls else {}).items():
+        if not Path(path).is_absolute():
+            yield Broken((transport, "tls", name), "must be an absolute path where it comes by API")
+
+
+def _http_in_folder(
+    http: StreamableHttpTransport | SseTransport, folder: Path
+) -> StreamableHttpTransport | SseTransport:
+    changes: dict[str, Any] = {}
+    if http.headers:
+        changes["headers"] = {k: secret_in_folder(v, folder) for k, v in http.headers.items()}
+    if http.tls:
+        paths = http.tls.model_dump(exclude_none=True).items()
+        changes["tls"] = TlsSettings(**{name: os.path.normpath(folder / path) for name, path in paths})
+    return http.model_copy(update=changes)

@@ -61,6 +61,11 @@ FULL: dict[str, dict[str, Any]] = {
         "call_timeout": "60s",
         "idle_timeout": "300s",
         "allow_sampling": False,
+        "scope": "session",
+        "prewarm": False,
+        "max_concurrent_calls": 1,
+        "max_queued_calls": 2,
+        "roots": ["/data", "file:///srv/shared"],
     },
     "agent": {
         "description": "Helps.",
@@ -96,11 +101,25 @@ FULL: dict[str, dict[str, Any]] = {
         "stall_after": 2,
         "variables": {"person": "{{ Ann }}"},
         "input_timeout": "86400s",
+        "allowed_tools": [{"server": "mail", "tool": "send_*"}, {"server": "time"}],
+        "excluded_tools": [{"server": "mail", "tool": "delete_*"}],
     },
 }
 """A spec of each kind with every field set, as it is after validation."""
+_TLS = {"ca_file": "/tls/ca.pem", "cert_file": "/tls/me.pem", "key_file": "/tls/me.key"}
 HTTP = {
-    "streamable_http": {"url": "https://example.com/mcp", "headers": {"Authorization": "Bearer ${env:TOKEN}"}}
+    "streamable_http": {
+        "url": "https://example.com/mcp",
+        "headers": {"Authorization": "Bearer ${env:TOKEN}"},
+        "tls": _TLS,
+    }
+}
+SSE = {
+    "sse": {
+        "url": "https://example.com/sse",
+        "headers": {"Authorization": "Bearer ${env:TOKEN}"},
+        "tls": _TLS,
+    }
 }
 MINIMAL: dict[str, dict[str, Any]] = {
     "llm": {"model": "m"},
@@ -148,7 +167,7 @@ def test_the_table_of_kinds_is_that_of_the_protos() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_option_reaches_the_proto_and_comes_back(kind: str) -> None:
-    for values in (FULL[kind], HTTP if kind == "mcp_server" else MINIMAL[kind]):
+    for values in (FULL[kind], *((HTTP, SSE) if kind == "mcp_server" else [MINIMAL[kind]])):
         spec, broken = check_spec(kind, values)
         assert not broken
         assert spec is not None
@@ -178,7 +197,7 @@ def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
                 if isinstance(part, dict):
                     yield from missing(field.message_type, part, below)
 
-    whole = FULL[kind] | (HTTP if kind == "mcp_server" else {})
+    whole = FULL[kind] | (HTTP | SSE if kind == "mcp_server" else {})
     left_out = set(missing(SPECS[kind].DESCRIPTOR, whole, kind))
     # Settings of a model and budgets are written out once.
     assert left_out <= {

@@ -75,6 +75,25 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     the current one, empty where it does not exist.
     {"kind": "agent", "name": "assistant", "etag": "8c1f0a2b"}
     """
+    ERROR_REASON_COMPONENT_IN_USE: _ErrorReason.ValueType  # 27
+    """FAILED_PRECONDITION. Other components need the one that is to be deleted;
+    BadRequest names each one. {"kind": "llm", "name": "fast", "needed_by": "agent/assistant"}
+    """
+    ERROR_REASON_COMPONENT_OWNED_BY_FILE: _ErrorReason.ValueType  # 28
+    """FAILED_PRECONDITION. The component stands in a file, which gives it again
+    whatever is done by API: change the file.
+    {"kind": "agent", "name": "assistant", "path": "agents/assistant.yaml"}
+    """
+    ERROR_REASON_REVISION_COMPACTED: _ErrorReason.ValueType  # 29
+    """OUT_OF_RANGE. The changes after this revision are not kept any more: list
+    again, and watch from the list's revision.
+    {"after_revision": "17", "oldest_revision": "2031"}
+    """
+    ERROR_REASON_COMPONENT_NOT_ALLOWED: _ErrorReason.ValueType  # 30
+    """PERMISSION_DENIED. A component that came by API uses a secret, host or
+    command that the operator of the service has not listed.
+    {"kind": "llm", "name": "fast", "field": "api_key", "setting": "RETINUE_API_ENV"}
+    """
     ERROR_REASON_MCP_SERVER_UNAVAILABLE: _ErrorReason.ValueType  # 40
     """UNAVAILABLE. The MCP server could not be started or reached, or it died.
     {"server": "time", "stderr": "ModuleNotFoundError: ..."}
@@ -96,6 +115,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MCP_SERVER_REQUEST_NOT_FOUND: _ErrorReason.ValueType  # 45
     """NOT_FOUND. No server waits for this answer: it has been given, its time is
     over, or the call has ended. {"request_id": "5f0c..."}
+    """
+    ERROR_REASON_MCP_SERVER_BUSY: _ErrorReason.ValueType  # 46
+    """RESOURCE_EXHAUSTED. As many calls wait for this MCP server as may wait.
+    {"server": "time", "max_queue": "100"}
+    """
+    ERROR_REASON_MCP_TOOL_NOT_ALLOWED: _ErrorReason.ValueType  # 47
+    """PERMISSION_DENIED. The caller's access rules leave this tool out.
+    {"server": "files", "tool": "delete_file"}
+    """
+    ERROR_REASON_MCP_CAPABILITY_MISSING: _ErrorReason.ValueType  # 48
+    """FAILED_PRECONDITION. The MCP server does not have this part of MCP.
+    {"server": "time", "capability": "resources"}
+    """
+    ERROR_REASON_MCP_RESOURCE_NOT_FOUND: _ErrorReason.ValueType  # 49
+    """NOT_FOUND. The MCP server has no such resource or prompt.
+    {"server": "files", "uri": "file:///a.txt"}
     """
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 60
     """NOT_FOUND. No such run. {"run_id": "run-5d8f..."}"""
@@ -257,6 +292,25 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 26
 the current one, empty where it does not exist.
 {"kind": "agent", "name": "assistant", "etag": "8c1f0a2b"}
 """
+ERROR_REASON_COMPONENT_IN_USE: ErrorReason.ValueType  # 27
+"""FAILED_PRECONDITION. Other components need the one that is to be deleted;
+BadRequest names each one. {"kind": "llm", "name": "fast", "needed_by": "agent/assistant"}
+"""
+ERROR_REASON_COMPONENT_OWNED_BY_FILE: ErrorReason.ValueType  # 28
+"""FAILED_PRECONDITION. The component stands in a file, which gives it again
+whatever is done by API: change the file.
+{"kind": "agent", "name": "assistant", "path": "agents/assistant.yaml"}
+"""
+ERROR_REASON_REVISION_COMPACTED: ErrorReason.ValueType  # 29
+"""OUT_OF_RANGE. The changes after this revision are not kept any more: list
+again, and watch from the list's revision.
+{"after_revision": "17", "oldest_revision": "2031"}
+"""
+ERROR_REASON_COMPONENT_NOT_ALLOWED: ErrorReason.ValueType  # 30
+"""PERMISSION_DENIED. A component that came by API uses a secret, host or
+command that the operator of the service has not listed.
+{"kind": "llm", "name": "fast", "field": "api_key", "setting": "RETINUE_API_ENV"}
+"""
 ERROR_REASON_MCP_SERVER_UNAVAILABLE: ErrorReason.ValueType  # 40
 """UNAVAILABLE. The MCP server could not be started or reached, or it died.
 {"server": "time", "stderr": "ModuleNotFoundError: ..."}
@@ -278,6 +332,22 @@ arguments. {"server": "time", "code": "-32602"}
 ERROR_REASON_MCP_SERVER_REQUEST_NOT_FOUND: ErrorReason.ValueType  # 45
 """NOT_FOUND. No server waits for this answer: it has been given, its time is
 over, or the call has ended. {"request_id": "5f0c..."}
+"""
+ERROR_REASON_MCP_SERVER_BUSY: ErrorReason.ValueType  # 46
+"""RESOURCE_EXHAUSTED. As many calls wait for this MCP server as may wait.
+{"server": "time", "max_queue": "100"}
+"""
+ERROR_REASON_MCP_TOOL_NOT_ALLOWED: ErrorReason.ValueType  # 47
+"""PERMISSION_DENIED. The caller's access rules leave this tool out.
+{"server": "files", "tool": "delete_file"}
+"""
+ERROR_REASON_MCP_CAPABILITY_MISSING: ErrorReason.ValueType  # 48
+"""FAILED_PRECONDITION. The MCP server does not have this part of MCP.
+{"server": "time", "capability": "resources"}
+"""
+ERROR_REASON_MCP_RESOURCE_NOT_FOUND: ErrorReason.ValueType  # 49
+"""NOT_FOUND. The MCP server has no such resource or prompt.
+{"server": "files", "uri": "file:///a.txt"}
 """
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 60
 """NOT_FOUND. No such run. {"run_id": "run-5d8f..."}"""

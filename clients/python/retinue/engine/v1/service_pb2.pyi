@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from retinue.common.v1 import secret_pb2 as _secret_pb2
 from retinue.engine.v1 import attachment_pb2 as _attachment_pb2
 from retinue.engine.v1 import event_pb2 as _event_pb2
 from retinue.engine.v1 import input_pb2 as _input_pb2
@@ -54,6 +55,52 @@ SESSION_BUSY_POLICY_REJECT: SessionBusyPolicy.ValueType  # 2
 SESSION_BUSY_POLICY_INTERRUPT: SessionBusyPolicy.ValueType  # 3
 """The runs before it are cancelled, and it begins when they have ended."""
 Global___SessionBusyPolicy: _TypeAlias = SessionBusyPolicy  # noqa: Y015
+
+@_typing.final
+class CheckSecretsRequest(_message.Message):
+    """Asks which secrets do not resolve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """`default` where it is empty."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSecretsRequest: _TypeAlias = CheckSecretsRequest  # noqa: Y015
+
+@_typing.final
+class CheckSecretsResponse(_message.Message):
+    """Answers CheckSecrets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[_secret_pb2.SecretProblem]:
+        """What does not resolve, in the order of kind, name and field."""
+
+    def __init__(
+        self,
+        *,
+        problems: _abc.Iterable[_secret_pb2.SecretProblem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSecretsResponse: _TypeAlias = CheckSecretsResponse  # noqa: Y015
 
 @_typing.final
 class RunRequest(_message.Message):

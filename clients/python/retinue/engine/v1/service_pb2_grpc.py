@@ -964,3 +964,80 @@ class SessionService(object):
             timeout,
             metadata,
             _registered_method=True)
+
+
+class DiagnosticsServiceStub(object):
+    """Says what is wrong with where an engine runs.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.CheckSecrets = channel.unary_unary(
+                '/retinue.engine.v1.DiagnosticsService/CheckSecrets',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.CheckSecretsRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.CheckSecretsResponse.FromString,
+                _registered_method=True)
+
+
+class DiagnosticsServiceServicer(object):
+    """Says what is wrong with where an engine runs.
+    """
+
+    def CheckSecrets(self, request, context):
+        """Returns the secret references of LLMs that do not resolve where this engine
+        runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DiagnosticsServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'CheckSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckSecrets,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.CheckSecretsRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.CheckSecretsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'retinue.engine.v1.DiagnosticsService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('retinue.engine.v1.DiagnosticsService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class DiagnosticsService(object):
+    """Says what is wrong with where an engine runs.
+    """
+
+    @staticmethod
+    def CheckSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.DiagnosticsService/CheckSecrets',
+            retinue_dot_engine_dot_v1_dot_service__pb2.CheckSecretsRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.CheckSecretsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

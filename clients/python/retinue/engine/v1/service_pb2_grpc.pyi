@@ -361,3 +361,40 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams a session: itself, then its messages, then its runs."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class DiagnosticsServiceStub:
+    """Says what is wrong with where an engine runs."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DiagnosticsServiceAsyncStub: ...
+    CheckSecrets: _grpc.UnaryUnaryMultiCallable[_service_pb2.CheckSecretsRequest, _service_pb2.CheckSecretsResponse]
+    """Returns the secret references of LLMs that do not resolve where this engine
+    runs.
+    """
+
+@_typing.type_check_only
+class DiagnosticsServiceAsyncStub(DiagnosticsServiceStub):
+    """Says what is wrong with where an engine runs."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    CheckSecrets: _aio.UnaryUnaryMultiCallable[_service_pb2.CheckSecretsRequest, _service_pb2.CheckSecretsResponse]  # type: ignore[assignment]
+    """Returns the secret references of LLMs that do not resolve where this engine
+    runs.
+    """
+
+class DiagnosticsServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Says what is wrong with where an engine runs."""
+
+    @_abc_1.abstractmethod
+    def CheckSecrets(
+        self,
+        request: _service_pb2.CheckSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.CheckSecretsResponse, _abc.Awaitable[_service_pb2.CheckSecretsResponse]]:
+        """Returns the secret references of LLMs that do not resolve where this engine
+        runs.
+        """
+
+def add_DiagnosticsServiceServicer_to_server(servicer: DiagnosticsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -7,6 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from retinue.common.v1 import secret_pb2 as _secret_pb2
+from retinue.mcphost.v1 import resource_pb2 as _resource_pb2
 from retinue.mcphost.v1 import server_request_pb2 as _server_request_pb2
 from retinue.mcphost.v1 import tool_pb2 as _tool_pb2
 import builtins as _builtins
@@ -21,15 +23,84 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class CheckSecretsRequest(_message.Message):
+    """Asks which secrets do not resolve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """`default` where it is empty."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSecretsRequest: _TypeAlias = CheckSecretsRequest  # noqa: Y015
+
+@_typing.final
+class CheckSecretsResponse(_message.Message):
+    """Answers CheckSecrets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[_secret_pb2.SecretProblem]:
+        """What does not resolve, in the order of kind, name and field."""
+
+    def __init__(
+        self,
+        *,
+        problems: _abc.Iterable[_secret_pb2.SecretProblem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["problems", b"problems"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckSecretsResponse: _TypeAlias = CheckSecretsResponse  # noqa: Y015
+
+@_typing.final
 class ListToolsRequest(_message.Message):
     """Asks for tools."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: _builtins.int
     SERVERS_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """`default` where it is empty."""
     page_size: _builtins.int
@@ -38,7 +109,21 @@ class ListToolsRequest(_message.Message):
     """The next_page_token of the page before; empty for the first."""
     @_builtins.property
     def servers(self) -> _containers.RepeatedCompositeFieldContainer[_tool_pb2.ServerRef]:
-        """Which servers' tools, 1 to 100 of them."""
+        """Which servers' tools, at most 100 of them; or labels."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """In place of servers: those whose components have all of these labels, at
+        most 100, in the order of names.
+        """
+
+    @_builtins.property
+    def scope(self) -> _resource_pb2.CallerScope:
+        """Whose connections, where a server's scope is not shared."""
+
+    @_builtins.property
+    def access(self) -> _tool_pb2.ToolAccess:
+        """The tools to list; all where it is not set."""
 
     def __init__(
         self,
@@ -47,10 +132,13 @@ class ListToolsRequest(_message.Message):
         servers: _abc.Iterable[_tool_pb2.ServerRef] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        scope: _resource_pb2.CallerScope | None = ...,
+        access: _tool_pb2.ToolAccess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "scope", b"scope"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "servers", b"servers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "labels", b"labels", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "scope", b"scope", "servers", b"servers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -167,6 +255,7 @@ class ToolCallCommand(_message.Message):
     CALL_ID_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     CANCEL_FIELD_NUMBER: _builtins.int
+    CLOSE_SCOPE_FIELD_NUMBER: _builtins.int
     call_id: _builtins.int
     """Chosen by the caller, unique on the stream while the call runs."""
     @_builtins.property
@@ -177,18 +266,25 @@ class ToolCallCommand(_message.Message):
     def cancel(self) -> Global___CancelToolCall:
         """Cancel it; its update still comes."""
 
+    @_builtins.property
+    def close_scope(self) -> Global___CloseScope:
+        """Say that a session or run tree is over: connections that are its own are
+        closed. It has no update; its call_id is ignored.
+        """
+
     def __init__(
         self,
         *,
         call_id: _builtins.int = ...,
         start: _tool_pb2.ToolCall | None = ...,
         cancel: Global___CancelToolCall | None = ...,
+        close_scope: Global___CloseScope | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "close_scope", b"close_scope", "command", b"command", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "cancel", b"cancel", "command", b"command", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "cancel", b"cancel", "close_scope", b"close_scope", "command", b"command", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["start", "cancel"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["start", "cancel", "close_scope"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -210,6 +306,32 @@ class CancelToolCall(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelToolCall: _TypeAlias = CancelToolCall  # noqa: Y015
+
+@_typing.final
+class CloseScope(_message.Message):
+    """Closes the connections of one session or one run tree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    SCOPE_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """`default` where it is empty."""
+    scope_id: _builtins.str
+    """What is over: the id of a session or of the root of a run tree."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        scope_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "scope_id", b"scope_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloseScope: _TypeAlias = CloseScope  # noqa: Y015
 
 @_typing.final
 class StreamToolCallsRequest(_message.Message):

@@ -3,6 +3,8 @@
 import grpc
 import warnings
 
+from retinue.mcphost.v1 import resource_pb2 as retinue_dot_mcphost_dot_v1_dot_resource__pb2
+from retinue.mcphost.v1 import server_pb2 as retinue_dot_mcphost_dot_v1_dot_server__pb2
 from retinue.mcphost.v1 import service_pb2 as retinue_dot_mcphost_dot_v1_dot_service__pb2
 
 GRPC_GENERATED_VERSION = '1.80.0'
@@ -227,6 +229,645 @@ class McpHostService(object):
             '/retinue.mcphost.v1.McpHostService/AnswerServerRequest',
             retinue_dot_mcphost_dot_v1_dot_service__pb2.AnswerServerRequestRequest.SerializeToString,
             retinue_dot_mcphost_dot_v1_dot_service__pb2.AnswerServerRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class McpServerServiceStub(object):
+    """Shows MCP servers and their connections, and restarts them.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListServers = channel.unary_unary(
+                '/retinue.mcphost.v1.McpServerService/ListServers',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.ListServersRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.ListServersResponse.FromString,
+                _registered_method=True)
+        self.GetServer = channel.unary_unary(
+                '/retinue.mcphost.v1.McpServerService/GetServer',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.GetServerRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.GetServerResponse.FromString,
+                _registered_method=True)
+        self.WatchServers = channel.unary_stream(
+                '/retinue.mcphost.v1.McpServerService/WatchServers',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServersRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServersResponse.FromString,
+                _registered_method=True)
+        self.RestartServer = channel.unary_unary(
+                '/retinue.mcphost.v1.McpServerService/RestartServer',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.RestartServerRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.RestartServerResponse.FromString,
+                _registered_method=True)
+        self.WatchServerLog = channel.unary_stream(
+                '/retinue.mcphost.v1.McpServerService/WatchServerLog',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServerLogRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServerLogResponse.FromString,
+                _registered_method=True)
+        self.CheckSecrets = channel.unary_unary(
+                '/retinue.mcphost.v1.McpServerService/CheckSecrets',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.CheckSecretsRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.CheckSecretsResponse.FromString,
+                _registered_method=True)
+
+
+class McpServerServiceServicer(object):
+    """Shows MCP servers and their connections, and restarts them.
+    """
+
+    def ListServers(self, request, context):
+        """Returns the servers of a namespace with their state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetServer(self, request, context):
+        """Returns one server with its state: connections, restarts, the last failure,
+        the last lines of stderr.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchServers(self, request, context):
+        """Streams servers as they are and as they change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestartServer(self, request, context):
+        """Closes a server's connections and connects it again, whatever its breaker
+        says.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchServerLog(self, request, context):
+        """Streams what a server logs: its stderr, and its MCP log messages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckSecrets(self, request, context):
+        """Returns the secret references of MCP servers that do not resolve where this
+        host runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_McpServerServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListServers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServers,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.ListServersRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.ListServersResponse.SerializeToString,
+            ),
+            'GetServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServer,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.GetServerRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.GetServerResponse.SerializeToString,
+            ),
+            'WatchServers': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchServers,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServersRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServersResponse.SerializeToString,
+            ),
+            'RestartServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestartServer,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.RestartServerRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.RestartServerResponse.SerializeToString,
+            ),
+            'WatchServerLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchServerLog,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServerLogRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServerLogResponse.SerializeToString,
+            ),
+            'CheckSecrets': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckSecrets,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.CheckSecretsRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_service__pb2.CheckSecretsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'retinue.mcphost.v1.McpServerService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('retinue.mcphost.v1.McpServerService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class McpServerService(object):
+    """Shows MCP servers and their connections, and restarts them.
+    """
+
+    @staticmethod
+    def ListServers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpServerService/ListServers',
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.ListServersRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.ListServersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpServerService/GetServer',
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.GetServerRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.GetServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchServers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpServerService/WatchServers',
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServersRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestartServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpServerService/RestartServer',
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.RestartServerRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.RestartServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchServerLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpServerService/WatchServerLog',
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServerLogRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_server__pb2.WatchServerLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckSecrets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpServerService/CheckSecrets',
+            retinue_dot_mcphost_dot_v1_dot_service__pb2.CheckSecretsRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_service__pb2.CheckSecretsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class McpContentServiceStub(object):
+    """What MCP servers have beside tools: resources, prompts, completions.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ListResources = channel.unary_unary(
+                '/retinue.mcphost.v1.McpContentService/ListResources',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourcesRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourcesResponse.FromString,
+                _registered_method=True)
+        self.ListResourceTemplates = channel.unary_unary(
+                '/retinue.mcphost.v1.McpContentService/ListResourceTemplates',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourceTemplatesRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourceTemplatesResponse.FromString,
+                _registered_method=True)
+        self.ReadResource = channel.unary_unary(
+                '/retinue.mcphost.v1.McpContentService/ReadResource',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ReadResourceRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ReadResourceResponse.FromString,
+                _registered_method=True)
+        self.WatchResource = channel.unary_stream(
+                '/retinue.mcphost.v1.McpContentService/WatchResource',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.WatchResourceRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.WatchResourceResponse.FromString,
+                _registered_method=True)
+        self.ListPrompts = channel.unary_unary(
+                '/retinue.mcphost.v1.McpContentService/ListPrompts',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListPromptsRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListPromptsResponse.FromString,
+                _registered_method=True)
+        self.GetPrompt = channel.unary_unary(
+                '/retinue.mcphost.v1.McpContentService/GetPrompt',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.GetPromptRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.GetPromptResponse.FromString,
+                _registered_method=True)
+        self.Complete = channel.unary_unary(
+                '/retinue.mcphost.v1.McpContentService/Complete',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.CompleteResponse.FromString,
+                _registered_method=True)
+
+
+class McpContentServiceServicer(object):
+    """What MCP servers have beside tools: resources, prompts, completions.
+    """
+
+    def ListResources(self, request, context):
+        """Returns the resources of a server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListResourceTemplates(self, request, context):
+        """Returns the resource templates of a server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadResource(self, request, context):
+        """Returns what a resource holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchResource(self, request, context):
+        """Streams that a resource has changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPrompts(self, request, context):
+        """Returns the prompts of a server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetPrompt(self, request, context):
+        """Returns a prompt with its arguments filled in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Complete(self, request, context):
+        """Returns how an argument of a prompt or of a resource template may go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_McpContentServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ListResources': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListResources,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourcesRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourcesResponse.SerializeToString,
+            ),
+            'ListResourceTemplates': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListResourceTemplates,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourceTemplatesRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourceTemplatesResponse.SerializeToString,
+            ),
+            'ReadResource': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadResource,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ReadResourceRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ReadResourceResponse.SerializeToString,
+            ),
+            'WatchResource': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchResource,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.WatchResourceRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.WatchResourceResponse.SerializeToString,
+            ),
+            'ListPrompts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPrompts,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListPromptsRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListPromptsResponse.SerializeToString,
+            ),
+            'GetPrompt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrompt,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.GetPromptRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.GetPromptResponse.SerializeToString,
+            ),
+            'Complete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Complete,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.CompleteRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_resource__pb2.CompleteResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'retinue.mcphost.v1.McpContentService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('retinue.mcphost.v1.McpContentService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class McpContentService(object):
+    """What MCP servers have beside tools: resources, prompts, completions.
+    """
+
+    @staticmethod
+    def ListResources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpContentService/ListResources',
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourcesRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListResourceTemplates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpContentService/ListResourceTemplates',
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourceTemplatesRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListResourceTemplatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpContentService/ReadResource',
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.ReadResourceRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.ReadResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchResource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpContentService/WatchResource',
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.WatchResourceRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.WatchResourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPrompts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpContentService/ListPrompts',
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListPromptsRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.ListPromptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrompt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpContentService/GetPrompt',
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.GetPromptRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.GetPromptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Complete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpContentService/Complete',
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.CompleteRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_resource__pb2.CompleteResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,8 @@ The MCP host manager: live connections to MCP servers, and their tools."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from retinue.mcphost.v1 import resource_pb2 as _resource_pb2
+from retinue.mcphost.v1 import server_pb2 as _server_pb2
 from retinue.mcphost.v1 import service_pb2 as _service_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -119,3 +121,215 @@ class McpHostServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_McpHostServiceServicer_to_server(servicer: McpHostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class McpServerServiceStub:
+    """Shows MCP servers and their connections, and restarts them."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> McpServerServiceAsyncStub: ...
+    ListServers: _grpc.UnaryUnaryMultiCallable[_server_pb2.ListServersRequest, _server_pb2.ListServersResponse]
+    """Returns the servers of a namespace with their state."""
+    GetServer: _grpc.UnaryUnaryMultiCallable[_server_pb2.GetServerRequest, _server_pb2.GetServerResponse]
+    """Returns one server with its state: connections, restarts, the last failure,
+    the last lines of stderr.
+    """
+    WatchServers: _grpc.UnaryStreamMultiCallable[_server_pb2.WatchServersRequest, _server_pb2.WatchServersResponse]
+    """Streams servers as they are and as they change."""
+    RestartServer: _grpc.UnaryUnaryMultiCallable[_server_pb2.RestartServerRequest, _server_pb2.RestartServerResponse]
+    """Closes a server's connections and connects it again, whatever its breaker
+    says.
+    """
+    WatchServerLog: _grpc.UnaryStreamMultiCallable[_server_pb2.WatchServerLogRequest, _server_pb2.WatchServerLogResponse]
+    """Streams what a server logs: its stderr, and its MCP log messages."""
+    CheckSecrets: _grpc.UnaryUnaryMultiCallable[_service_pb2.CheckSecretsRequest, _service_pb2.CheckSecretsResponse]
+    """Returns the secret references of MCP servers that do not resolve where this
+    host runs.
+    """
+
+@_typing.type_check_only
+class McpServerServiceAsyncStub(McpServerServiceStub):
+    """Shows MCP servers and their connections, and restarts them."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListServers: _aio.UnaryUnaryMultiCallable[_server_pb2.ListServersRequest, _server_pb2.ListServersResponse]  # type: ignore[assignment]
+    """Returns the servers of a namespace with their state."""
+    GetServer: _aio.UnaryUnaryMultiCallable[_server_pb2.GetServerRequest, _server_pb2.GetServerResponse]  # type: ignore[assignment]
+    """Returns one server with its state: connections, restarts, the last failure,
+    the last lines of stderr.
+    """
+    WatchServers: _aio.UnaryStreamMultiCallable[_server_pb2.WatchServersRequest, _server_pb2.WatchServersResponse]  # type: ignore[assignment]
+    """Streams servers as they are and as they change."""
+    RestartServer: _aio.UnaryUnaryMultiCallable[_server_pb2.RestartServerRequest, _server_pb2.RestartServerResponse]  # type: ignore[assignment]
+    """Closes a server's connections and connects it again, whatever its breaker
+    says.
+    """
+    WatchServerLog: _aio.UnaryStreamMultiCallable[_server_pb2.WatchServerLogRequest, _server_pb2.WatchServerLogResponse]  # type: ignore[assignment]
+    """Streams what a server logs: its stderr, and its MCP log messages."""
+    CheckSecrets: _aio.UnaryUnaryMultiCallable[_service_pb2.CheckSecretsRequest, _service_pb2.CheckSecretsResponse]  # type: ignore[assignment]
+    """Returns the secret references of MCP servers that do not resolve where this
+    host runs.
+    """
+
+class McpServerServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Shows MCP servers and their connections, and restarts them."""
+
+    @_abc_1.abstractmethod
+    def ListServers(
+        self,
+        request: _server_pb2.ListServersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_server_pb2.ListServersResponse, _abc.Awaitable[_server_pb2.ListServersResponse]]:
+        """Returns the servers of a namespace with their state."""
+
+    @_abc_1.abstractmethod
+    def GetServer(
+        self,
+        request: _server_pb2.GetServerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_server_pb2.GetServerResponse, _abc.Awaitable[_server_pb2.GetServerResponse]]:
+        """Returns one server with its state: connections, restarts, the last failure,
+        the last lines of stderr.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchServers(
+        self,
+        request: _server_pb2.WatchServersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_server_pb2.WatchServersResponse], _abc.AsyncIterator[_server_pb2.WatchServersResponse]]:
+        """Streams servers as they are and as they change."""
+
+    @_abc_1.abstractmethod
+    def RestartServer(
+        self,
+        request: _server_pb2.RestartServerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_server_pb2.RestartServerResponse, _abc.Awaitable[_server_pb2.RestartServerResponse]]:
+        """Closes a server's connections and connects it again, whatever its breaker
+        says.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchServerLog(
+        self,
+        request: _server_pb2.WatchServerLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_server_pb2.WatchServerLogResponse], _abc.AsyncIterator[_server_pb2.WatchServerLogResponse]]:
+        """Streams what a server logs: its stderr, and its MCP log messages."""
+
+    @_abc_1.abstractmethod
+    def CheckSecrets(
+        self,
+        request: _service_pb2.CheckSecretsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.CheckSecretsResponse, _abc.Awaitable[_service_pb2.CheckSecretsResponse]]:
+        """Returns the secret references of MCP servers that do not resolve where this
+        host runs.
+        """
+
+def add_McpServerServiceServicer_to_server(servicer: McpServerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class McpContentServiceStub:
+    """What MCP servers have beside tools: resources, prompts, completions."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> McpContentServiceAsyncStub: ...
+    ListResources: _grpc.UnaryUnaryMultiCallable[_resource_pb2.ListResourcesRequest, _resource_pb2.ListResourcesResponse]
+    """Returns the resources of a server."""
+    ListResourceTemplates: _grpc.UnaryUnaryMultiCallable[_resource_pb2.ListResourceTemplatesRequest, _resource_pb2.ListResourceTemplatesResponse]
+    """Returns the resource templates of a server."""
+    ReadResource: _grpc.UnaryUnaryMultiCallable[_resource_pb2.ReadResourceRequest, _resource_pb2.ReadResourceResponse]
+    """Returns what a resource holds."""
+    WatchResource: _grpc.UnaryStreamMultiCallable[_resource_pb2.WatchResourceRequest, _resource_pb2.WatchResourceResponse]
+    """Streams that a resource has changed."""
+    ListPrompts: _grpc.UnaryUnaryMultiCallable[_resource_pb2.ListPromptsRequest, _resource_pb2.ListPromptsResponse]
+    """Returns the prompts of a server."""
+    GetPrompt: _grpc.UnaryUnaryMultiCallable[_resource_pb2.GetPromptRequest, _resource_pb2.GetPromptResponse]
+    """Returns a prompt with its arguments filled in."""
+    Complete: _grpc.UnaryUnaryMultiCallable[_resource_pb2.CompleteRequest, _resource_pb2.CompleteResponse]
+    """Returns how an argument of a prompt or of a resource template may go on."""
+
+@_typing.type_check_only
+class McpContentServiceAsyncStub(McpContentServiceStub):
+    """What MCP servers have beside tools: resources, prompts, completions."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ListResources: _aio.UnaryUnaryMultiCallable[_resource_pb2.ListResourcesRequest, _resource_pb2.ListResourcesResponse]  # type: ignore[assignment]
+    """Returns the resources of a server."""
+    ListResourceTemplates: _aio.UnaryUnaryMultiCallable[_resource_pb2.ListResourceTemplatesRequest, _resource_pb2.ListResourceTemplatesResponse]  # type: ignore[assignment]
+    """Returns the resource templates of a server."""
+    ReadResource: _aio.UnaryUnaryMultiCallable[_resource_pb2.ReadResourceRequest, _resource_pb2.ReadResourceResponse]  # type: ignore[assignment]
+    """Returns what a resource holds."""
+    WatchResource: _aio.UnaryStreamMultiCallable[_resource_pb2.WatchResourceRequest, _resource_pb2.WatchResourceResponse]  # type: ignore[assignment]
+    """Streams that a resource has changed."""
+    ListPrompts: _aio.UnaryUnaryMultiCallable[_resource_pb2.ListPromptsRequest, _resource_pb2.ListPromptsResponse]  # type: ignore[assignment]
+    """Returns the prompts of a server."""
+    GetPrompt: _aio.UnaryUnaryMultiCallable[_resource_pb2.GetPromptRequest, _resource_pb2.GetPromptResponse]  # type: ignore[assignment]
+    """Returns a prompt with its arguments filled in."""
+    Complete: _aio.UnaryUnaryMultiCallable[_resource_pb2.CompleteRequest, _resource_pb2.CompleteResponse]  # type: ignore[assignment]
+    """Returns how an argument of a prompt or of a resource template may go on."""
+
+class McpContentServiceServicer(metaclass=_abc_1.ABCMeta):
+    """What MCP servers have beside tools: resources, prompts, completions."""
+
+    @_abc_1.abstractmethod
+    def ListResources(
+        self,
+        request: _resource_pb2.ListResourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resource_pb2.ListResourcesResponse, _abc.Awaitable[_resource_pb2.ListResourcesResponse]]:
+        """Returns the resources of a server."""
+
+    @_abc_1.abstractmethod
+    def ListResourceTemplates(
+        self,
+        request: _resource_pb2.ListResourceTemplatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resource_pb2.ListResourceTemplatesResponse, _abc.Awaitable[_resource_pb2.ListResourceTemplatesResponse]]:
+        """Returns the resource templates of a server."""
+
+    @_abc_1.abstractmethod
+    def ReadResource(
+        self,
+        request: _resource_pb2.ReadResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resource_pb2.ReadResourceResponse, _abc.Awaitable[_resource_pb2.ReadResourceResponse]]:
+        """Returns what a resource holds."""
+
+    @_abc_1.abstractmethod
+    def WatchResource(
+        self,
+        request: _resource_pb2.WatchResourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_resource_pb2.WatchResourceResponse], _abc.AsyncIterator[_resource_pb2.WatchResourceResponse]]:
+        """Streams that a resource has changed."""
+
+    @_abc_1.abstractmethod
+    def ListPrompts(
+        self,
+        request: _resource_pb2.ListPromptsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resource_pb2.ListPromptsResponse, _abc.Awaitable[_resource_pb2.ListPromptsResponse]]:
+        """Returns the prompts of a server."""
+
+    @_abc_1.abstractmethod
+    def GetPrompt(
+        self,
+        request: _resource_pb2.GetPromptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resource_pb2.GetPromptResponse, _abc.Awaitable[_resource_pb2.GetPromptResponse]]:
+        """Returns a prompt with its arguments filled in."""
+
+    @_abc_1.abstractmethod
+    def Complete(
+        self,
+        request: _resource_pb2.CompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_resource_pb2.CompleteResponse, _abc.Awaitable[_resource_pb2.CompleteResponse]]:
+        """Returns how an argument of a prompt or of a resource template may go on."""
+
+def add_McpContentServiceServicer_to_server(servicer: McpContentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -244,6 +244,9 @@ class ToolCall(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     ACCEPTS_ELICITATION_FIELD_NUMBER: _builtins.int
     ACCEPTS_SAMPLING_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    ROOT_RUN_ID_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """`default` where it is empty."""
     tool: _builtins.str
@@ -268,9 +271,21 @@ class ToolCall(_message.Message):
     """Whether the caller answers sampling, where the server's component allows
     that; where not, it is refused at once.
     """
+    session_id: _builtins.str
+    """The session of the run; names the connection of a server whose scope is
+    session.
+    """
+    root_run_id: _builtins.str
+    """The root of the run's tree; names the connection of a server whose scope is
+    run. run_id where it is empty.
+    """
     @_builtins.property
     def server(self) -> Global___ServerRef:
         """The server that has the tool."""
+
+    @_builtins.property
+    def access(self) -> Global___ToolAccess:
+        """The tools that the caller may call; all where it is not set."""
 
     def __init__(
         self,
@@ -284,14 +299,49 @@ class ToolCall(_message.Message):
         traceparent: _builtins.str = ...,
         accepts_elicitation: _builtins.bool = ...,
         accepts_sampling: _builtins.bool = ...,
+        session_id: _builtins.str = ...,
+        root_run_id: _builtins.str = ...,
+        access: Global___ToolAccess | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["server", b"server"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "server", b"server"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_elicitation", b"accepts_elicitation", "accepts_sampling", b"accepts_sampling", "arguments_json", b"arguments_json", "idempotency_key", b"idempotency_key", "namespace", b"namespace", "run_id", b"run_id", "server", b"server", "tool", b"tool", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepts_elicitation", b"accepts_elicitation", "accepts_sampling", b"accepts_sampling", "access", b"access", "arguments_json", b"arguments_json", "idempotency_key", b"idempotency_key", "namespace", b"namespace", "root_run_id", b"root_run_id", "run_id", b"run_id", "server", b"server", "session_id", b"session_id", "tool", b"tool", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
+
+@_typing.final
+class ToolAccess(_message.Message):
+    """The tools of servers that a caller may see and call: those that are allowed,
+    all where none is, without those that are excluded.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def allowed(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolSelector]:
+        """The tools that the caller has."""
+
+    @_builtins.property
+    def excluded(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolSelector]:
+        """Those that it does not have, even if they are allowed."""
+
+    def __init__(
+        self,
+        *,
+        allowed: _abc.Iterable[Global___ToolSelector] | None = ...,
+        excluded: _abc.Iterable[Global___ToolSelector] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "excluded", b"excluded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolAccess: _TypeAlias = ToolAccess  # noqa: Y015
 
 @_typing.final
 class ToolProgress(_message.Message):
@@ -448,3 +498,29 @@ class ToolResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolResult: _TypeAlias = ToolResult  # noqa: Y015
+
+@_typing.final
+class ToolSelector(_message.Message):
+    """Tools of servers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """The server, by its exact name; each where it is empty."""
+    tool: _builtins.str
+    """The tools: a name, or a pattern with `*` and `?`; all where it is empty."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        tool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server", b"server", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolSelector: _TypeAlias = ToolSelector  # noqa: Y015

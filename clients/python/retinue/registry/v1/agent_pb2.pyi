@@ -134,6 +134,8 @@ class AgentSpec(_message.Message):
     STALL_AFTER_FIELD_NUMBER: _builtins.int
     VARIABLES_FIELD_NUMBER: _builtins.int
     INPUT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    ALLOWED_TOOLS_FIELD_NUMBER: _builtins.int
+    EXCLUDED_TOOLS_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people, and for models that call it as a tool."""
     llm: _builtins.str
@@ -221,6 +223,14 @@ class AgentSpec(_message.Message):
         not set.
         """
 
+    @_builtins.property
+    def allowed_tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolSelector]:
+        """The tools of mcp_servers that the agent has; all where it is empty."""
+
+    @_builtins.property
+    def excluded_tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolSelector]:
+        """Those that it does not have, even if they are allowed."""
+
     def __init__(
         self,
         *,
@@ -245,10 +255,12 @@ class AgentSpec(_message.Message):
         stall_after: _builtins.int | None = ...,
         variables: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         input_timeout: _duration_pb2.Duration | None = ...,
+        allowed_tools: _abc.Iterable[Global___ToolSelector] | None = ...,
+        excluded_tools: _abc.Iterable[Global___ToolSelector] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user", "_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_stall_after", b"_stall_after", "_tool_concurrency", b"_tool_concurrency", "ask_user", b"ask_user", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "input_timeout", b"input_timeout", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "session_budget", b"session_budget", "stall_after", b"stall_after", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user", "_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_stall_after", b"_stall_after", "_tool_concurrency", b"_tool_concurrency", "agents", b"agents", "ask_user", b"ask_user", "budget", b"budget", "description", b"description", "fallback_llms", b"fallback_llms", "generation", b"generation", "include_history", b"include_history", "input_timeout", b"input_timeout", "llm", b"llm", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "mcp_servers", b"mcp_servers", "output_schema_json", b"output_schema_json", "session_budget", b"session_budget", "stall_after", b"stall_after", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency", "tool_policies", b"tool_policies", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user", "_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_stall_after", b"_stall_after", "_tool_concurrency", b"_tool_concurrency", "agents", b"agents", "allowed_tools", b"allowed_tools", "ask_user", b"ask_user", "budget", b"budget", "description", b"description", "excluded_tools", b"excluded_tools", "fallback_llms", b"fallback_llms", "generation", b"generation", "include_history", b"include_history", "input_timeout", b"input_timeout", "llm", b"llm", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "mcp_servers", b"mcp_servers", "output_schema_json", b"output_schema_json", "session_budget", b"session_budget", "stall_after", b"stall_after", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency", "tool_policies", b"tool_policies", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ask_user: _TypeAlias = _typing.Literal["ask_user"]  # noqa: Y015
     _WhichOneofArgType__ask_user: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user"]  # noqa: Y015
@@ -280,6 +292,32 @@ class AgentSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_concurrency) -> _WhichOneofReturnType__tool_concurrency | None: ...
 
 Global___AgentSpec: _TypeAlias = AgentSpec  # noqa: Y015
+
+@_typing.final
+class ToolSelector(_message.Message):
+    """Tools of MCP servers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """The server, by its exact name; each of the agent's where it is empty."""
+    tool: _builtins.str
+    """The tools: a name, or a pattern with `*` and `?`; all where it is empty."""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        tool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["server", b"server", "tool", b"tool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolSelector: _TypeAlias = ToolSelector  # noqa: Y015
 
 @_typing.final
 class ToolPolicy(_message.Message):

@@ -51,6 +51,44 @@ COMPONENT_KIND_AGENT: ComponentKind.ValueType  # 3
 """An LLM with instructions and tools."""
 Global___ComponentKind: _TypeAlias = ComponentKind  # noqa: Y015
 
+class _FileLayer:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FileLayerEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FileLayer.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FILE_LAYER_UNSPECIFIED: _FileLayer.ValueType  # 0
+    """Never sent."""
+    FILE_LAYER_PROJECT: _FileLayer.ValueType  # 1
+    """The project that the registry serves."""
+    FILE_LAYER_WORKSPACE: _FileLayer.ValueType  # 2
+    """The workspace that lists the project: its own components, then those of its
+    other projects in the order of its list.
+    """
+    FILE_LAYER_USER: _FileLayer.ValueType  # 3
+    """The user's own folder."""
+    FILE_LAYER_PACKAGE: _FileLayer.ValueType  # 4
+    """A Python distribution that is installed where the registry runs."""
+
+class FileLayer(_FileLayer, metaclass=_FileLayerEnumTypeWrapper):
+    """Which files a component came from. Of components with the same key the API's
+    is in effect, then that of the layer that comes first here.
+    """
+
+FILE_LAYER_UNSPECIFIED: FileLayer.ValueType  # 0
+"""Never sent."""
+FILE_LAYER_PROJECT: FileLayer.ValueType  # 1
+"""The project that the registry serves."""
+FILE_LAYER_WORKSPACE: FileLayer.ValueType  # 2
+"""The workspace that lists the project: its own components, then those of its
+other projects in the order of its list.
+"""
+FILE_LAYER_USER: FileLayer.ValueType  # 3
+"""The user's own folder."""
+FILE_LAYER_PACKAGE: FileLayer.ValueType  # 4
+"""A Python distribution that is installed where the registry runs."""
+Global___FileLayer: _TypeAlias = FileLayer  # noqa: Y015
+
 @_typing.final
 class ComponentRef(_message.Message):
     """Names one component."""
@@ -123,19 +161,29 @@ class FileSource(_message.Message):
 
     PATH_FIELD_NUMBER: _builtins.int
     LINE_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Path of the file, relative to the project's folder."""
+    """Path of the file, relative to the folder of its layer: of the project, of
+    the workspace, of the user, of the package.
+    """
     line: _builtins.int
     """Line, counted from 1, on which the component's name stands."""
+    layer: Global___FileLayer.ValueType
+    """Which files it is one of."""
+    distribution: _builtins.str
+    """The distribution, for FILE_LAYER_PACKAGE."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         line: _builtins.int = ...,
+        layer: Global___FileLayer.ValueType = ...,
+        distribution: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "layer", b"layer", "line", b"line", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

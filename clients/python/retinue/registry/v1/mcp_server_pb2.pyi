@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ServerScope:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ServerScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ServerScope.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SERVER_SCOPE_UNSPECIFIED: _ServerScope.ValueType  # 0
+    """The same as shared."""
+    SERVER_SCOPE_SHARED: _ServerScope.ValueType  # 1
+    """All callers."""
+    SERVER_SCOPE_SESSION: _ServerScope.ValueType  # 2
+    """The runs of one session. A caller without a session has its own run's."""
+    SERVER_SCOPE_RUN: _ServerScope.ValueType  # 3
+    """One run with its children."""
+
+class ServerScope(_ServerScope, metaclass=_ServerScopeEnumTypeWrapper):
+    """Who has a connection to a server together."""
+
+SERVER_SCOPE_UNSPECIFIED: ServerScope.ValueType  # 0
+"""The same as shared."""
+SERVER_SCOPE_SHARED: ServerScope.ValueType  # 1
+"""All callers."""
+SERVER_SCOPE_SESSION: ServerScope.ValueType  # 2
+"""The runs of one session. A caller without a session has its own run's."""
+SERVER_SCOPE_RUN: ServerScope.ValueType  # 3
+"""One run with its children."""
+Global___ServerScope: _TypeAlias = ServerScope  # noqa: Y015
 
 @_typing.final
 class StdioTransport(_message.Message):
@@ -111,25 +140,121 @@ class StreamableHttpTransport(_message.Message):
 
     URL_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    TLS_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Its address, `https://example.com/mcp`."""
     @_builtins.property
     def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Secret values. HTTP headers sent with each request."""
 
+    @_builtins.property
+    def tls(self) -> Global___TlsSettings:
+        """What to trust and what to show, for https; the system's certificates and
+        none where it is not set.
+        """
+
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tls: Global___TlsSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tls", b"tls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "tls", b"tls", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StreamableHttpTransport: _TypeAlias = StreamableHttpTransport  # noqa: Y015
+
+@_typing.final
+class SseTransport(_message.Message):
+    """A server that is already there and speaks the older HTTP+SSE transport of
+    revision 2024-11-05.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    URL_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    TLS_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """The address of its stream of events, `https://example.com/sse`."""
+    @_builtins.property
+    def headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Secret values. HTTP headers sent with each request."""
+
+    @_builtins.property
+    def tls(self) -> Global___TlsSettings:
+        """As in streamable HTTP."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tls: Global___TlsSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["tls", b"tls"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "tls", b"tls", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SseTransport: _TypeAlias = SseTransport  # noqa: Y015
+
+@_typing.final
+class TlsSettings(_message.Message):
+    """How a TLS connection is made. Paths resolve from the file that holds the
+    component, and are read where the MCP host runs.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CA_FILE_FIELD_NUMBER: _builtins.int
+    CERT_FILE_FIELD_NUMBER: _builtins.int
+    KEY_FILE_FIELD_NUMBER: _builtins.int
+    ca_file: _builtins.str
+    """File of the certificates to trust, in PEM, in place of the system's."""
+    cert_file: _builtins.str
+    """File of the certificate to show, in PEM; with key_file."""
+    key_file: _builtins.str
+    """File of its key, in PEM."""
+    def __init__(
+        self,
+        *,
+        ca_file: _builtins.str = ...,
+        cert_file: _builtins.str = ...,
+        key_file: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_file", b"ca_file", "cert_file", b"cert_file", "key_file", b"key_file"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TlsSettings: _TypeAlias = TlsSettings  # noqa: Y015
 
 @_typing.final
 class McpServerSpec(_message.Message):
@@ -140,15 +265,34 @@ class McpServerSpec(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     STDIO_FIELD_NUMBER: _builtins.int
     STREAMABLE_HTTP_FIELD_NUMBER: _builtins.int
+    SSE_FIELD_NUMBER: _builtins.int
     CONNECT_TIMEOUT_FIELD_NUMBER: _builtins.int
     CALL_TIMEOUT_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     ALLOW_SAMPLING_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    PREWARM_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_CALLS_FIELD_NUMBER: _builtins.int
+    MAX_QUEUED_CALLS_FIELD_NUMBER: _builtins.int
+    ROOTS_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people."""
     allow_sampling: _builtins.bool
     """Whether the server may ask the calling agent's model for text (sampling);
     false where it is not set. It counts in the run's budget.
+    """
+    scope: Global___ServerScope.ValueType
+    """Who has a connection together; all where it is not set."""
+    prewarm: _builtins.bool
+    """Whether the host connects it when it starts or the component changes, and
+    keeps it connected, not only when it is used; for the scope shared. False
+    where it is not set.
+    """
+    max_concurrent_calls: _builtins.int
+    """Most calls under way on one connection; 64 where it is not set."""
+    max_queued_calls: _builtins.int
+    """Most calls that wait for their turn; what is beyond fails at once with
+    MCP_SERVER_BUSY. 1000 where it is not set.
     """
     @_builtins.property
     def stdio(self) -> Global___StdioTransport:
@@ -157,6 +301,10 @@ class McpServerSpec(_message.Message):
     @_builtins.property
     def streamable_http(self) -> Global___StreamableHttpTransport:
         """A server elsewhere."""
+
+    @_builtins.property
+    def sse(self) -> Global___SseTransport:
+        """A server elsewhere, of an older kind."""
 
     @_builtins.property
     def connect_timeout(self) -> _duration_pb2.Duration:
@@ -170,27 +318,51 @@ class McpServerSpec(_message.Message):
     def idle_timeout(self) -> _duration_pb2.Duration:
         """How long an unused connection is kept; 5 minutes where it is not set."""
 
+    @_builtins.property
+    def roots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Folders or files that the server is told it may work in (roots): `file://`
+        addresses, or paths, which resolve from the file that holds the component.
+        """
+
     def __init__(
         self,
         *,
         description: _builtins.str = ...,
         stdio: Global___StdioTransport | None = ...,
         streamable_http: Global___StreamableHttpTransport | None = ...,
+        sse: Global___SseTransport | None = ...,
         connect_timeout: _duration_pb2.Duration | None = ...,
         call_timeout: _duration_pb2.Duration | None = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
         allow_sampling: _builtins.bool | None = ...,
+        scope: Global___ServerScope.ValueType = ...,
+        prewarm: _builtins.bool | None = ...,
+        max_concurrent_calls: _builtins.int | None = ...,
+        max_queued_calls: _builtins.int | None = ...,
+        roots: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling", "allow_sampling", b"allow_sampling", "call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "idle_timeout", b"idle_timeout", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling", "_max_concurrent_calls", b"_max_concurrent_calls", "_max_queued_calls", b"_max_queued_calls", "_prewarm", b"_prewarm", "allow_sampling", b"allow_sampling", "call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "idle_timeout", b"idle_timeout", "max_concurrent_calls", b"max_concurrent_calls", "max_queued_calls", b"max_queued_calls", "prewarm", b"prewarm", "sse", b"sse", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling", "allow_sampling", b"allow_sampling", "call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "description", b"description", "idle_timeout", b"idle_timeout", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling", "_max_concurrent_calls", b"_max_concurrent_calls", "_max_queued_calls", b"_max_queued_calls", "_prewarm", b"_prewarm", "allow_sampling", b"allow_sampling", "call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "description", b"description", "idle_timeout", b"idle_timeout", "max_concurrent_calls", b"max_concurrent_calls", "max_queued_calls", b"max_queued_calls", "prewarm", b"prewarm", "roots", b"roots", "scope", b"scope", "sse", b"sse", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_sampling: _TypeAlias = _typing.Literal["allow_sampling"]  # noqa: Y015
     _WhichOneofArgType__allow_sampling: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling"]  # noqa: Y015
-    _WhichOneofReturnType_transport: _TypeAlias = _typing.Literal["stdio", "streamable_http"]  # noqa: Y015
+    _WhichOneofReturnType__max_concurrent_calls: _TypeAlias = _typing.Literal["max_concurrent_calls"]  # noqa: Y015
+    _WhichOneofArgType__max_concurrent_calls: _TypeAlias = _typing.Literal["_max_concurrent_calls", b"_max_concurrent_calls"]  # noqa: Y015
+    _WhichOneofReturnType__max_queued_calls: _TypeAlias = _typing.Literal["max_queued_calls"]  # noqa: Y015
+    _WhichOneofArgType__max_queued_calls: _TypeAlias = _typing.Literal["_max_queued_calls", b"_max_queued_calls"]  # noqa: Y015
+    _WhichOneofReturnType__prewarm: _TypeAlias = _typing.Literal["prewarm"]  # noqa: Y015
+    _WhichOneofArgType__prewarm: _TypeAlias = _typing.Literal["_prewarm", b"_prewarm"]  # noqa: Y015
+    _WhichOneofReturnType_transport: _TypeAlias = _typing.Literal["stdio", "streamable_http", "sse"]  # noqa: Y015
     _WhichOneofArgType_transport: _TypeAlias = _typing.Literal["transport", b"transport"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_sampling) -> _WhichOneofReturnType__allow_sampling | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_concurrent_calls) -> _WhichOneofReturnType__max_concurrent_calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_queued_calls) -> _WhichOneofReturnType__max_queued_calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prewarm) -> _WhichOneofReturnType__prewarm | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_transport) -> _WhichOneofReturnType_transport | None: ...
 

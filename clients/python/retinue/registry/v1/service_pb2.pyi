@@ -20,6 +20,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _SourceType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SourceTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SourceType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SOURCE_TYPE_UNSPECIFIED: _SourceType.ValueType  # 0
+    """Anywhere."""
+    SOURCE_TYPE_API: _SourceType.ValueType  # 1
+    """Calls of ApplyComponents and RollbackComponent."""
+    SOURCE_TYPE_PROJECT: _SourceType.ValueType  # 2
+    """The project's files."""
+    SOURCE_TYPE_WORKSPACE: _SourceType.ValueType  # 3
+    """Files of the workspace."""
+    SOURCE_TYPE_USER: _SourceType.ValueType  # 4
+    """Files of the user."""
+    SOURCE_TYPE_PACKAGE: _SourceType.ValueType  # 5
+    """Files of installed distributions."""
+
+class SourceType(_SourceType, metaclass=_SourceTypeEnumTypeWrapper):
+    """Where components come from."""
+
+SOURCE_TYPE_UNSPECIFIED: SourceType.ValueType  # 0
+"""Anywhere."""
+SOURCE_TYPE_API: SourceType.ValueType  # 1
+"""Calls of ApplyComponents and RollbackComponent."""
+SOURCE_TYPE_PROJECT: SourceType.ValueType  # 2
+"""The project's files."""
+SOURCE_TYPE_WORKSPACE: SourceType.ValueType  # 3
+"""Files of the workspace."""
+SOURCE_TYPE_USER: SourceType.ValueType  # 4
+"""Files of the user."""
+SOURCE_TYPE_PACKAGE: SourceType.ValueType  # 5
+"""Files of installed distributions."""
+Global___SourceType: _TypeAlias = SourceType  # noqa: Y015
+
 class _ApplyOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -34,6 +70,8 @@ class _ApplyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApplyOut
     """It has a new version."""
     APPLY_OUTCOME_UNCHANGED: _ApplyOutcome.ValueType  # 3
     """It was stored like this already."""
+    APPLY_OUTCOME_DELETED: _ApplyOutcome.ValueType  # 4
+    """It is gone, by prune."""
 
 class ApplyOutcome(_ApplyOutcome, metaclass=_ApplyOutcomeEnumTypeWrapper):
     """What became of one component."""
@@ -46,6 +84,8 @@ APPLY_OUTCOME_UPDATED: ApplyOutcome.ValueType  # 2
 """It has a new version."""
 APPLY_OUTCOME_UNCHANGED: ApplyOutcome.ValueType  # 3
 """It was stored like this already."""
+APPLY_OUTCOME_DELETED: ApplyOutcome.ValueType  # 4
+"""It is gone, by prune."""
 Global___ApplyOutcome: _TypeAlias = ApplyOutcome  # noqa: Y015
 
 class _ChangeType:
@@ -130,10 +170,33 @@ class ListComponentsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    NAME_PATTERN_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """`default` where it is empty."""
     kind: _component_pb2.ComponentKind.ValueType
@@ -142,6 +205,16 @@ class ListComponentsRequest(_message.Message):
     """Most components to return, 1 to 1000; 100 where it is 0."""
     page_token: _builtins.str
     """The next_page_token of the page before; empty for the first."""
+    name_pattern: _builtins.str
+    """Only names that fit this pattern with `*`, `?` and `[abc]`; all where it is
+    empty.
+    """
+    source: Global___SourceType.ValueType
+    """Only components from there; all where it is not set."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only components that have all of these labels."""
+
     def __init__(
         self,
         *,
@@ -149,10 +222,13 @@ class ListComponentsRequest(_message.Message):
         kind: _component_pb2.ComponentKind.ValueType = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        name_pattern: _builtins.str = ...,
+        source: Global___SourceType.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "labels", b"labels", "name_pattern", b"name_pattern", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -264,20 +340,58 @@ class ApplyComponentsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PruneLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     COMPONENTS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    PRUNE_FIELD_NUMBER: _builtins.int
+    PRUNE_LABELS_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """`default` where it is empty; that of the components where they name one."""
     request_id: _builtins.str
     """Chosen by the caller, unique to this change, at most 128 characters. The
     same request sent again is answered as the first time.
     """
+    dry_run: _builtins.bool
+    """Store nothing: the answer says what would be done. A request_id is not
+    remembered.
+    """
+    prune: _builtins.bool
+    """Also delete the components of the request's namespace that came by API and
+    are not in the request.
+    """
+    force: _builtins.bool
+    """With prune: delete also what others need."""
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[_component_pb2.Component]:
         """What to store: kind, name, labels, spec. What the registry sets is ignored,
         except for an etag: where one is given it must be the current one.
         """
+
+    @_builtins.property
+    def prune_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """With prune: delete only those that have all of these labels."""
 
     def __init__(
         self,
@@ -285,14 +399,84 @@ class ApplyComponentsRequest(_message.Message):
         namespace: _builtins.str = ...,
         request_id: _builtins.str = ...,
         components: _abc.Iterable[_component_pb2.Component] | None = ...,
+        dry_run: _builtins.bool = ...,
+        prune: _builtins.bool = ...,
+        prune_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "namespace", b"namespace", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "dry_run", b"dry_run", "force", b"force", "namespace", b"namespace", "prune", b"prune", "prune_labels", b"prune_labels", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApplyComponentsRequest: _TypeAlias = ApplyComponentsRequest  # noqa: Y015
+
+@_typing.final
+class FieldChange(_message.Message):
+    """A field that two versions of a component have otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    BEFORE_JSON_FIELD_NUMBER: _builtins.int
+    AFTER_JSON_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The field, as it is called in files: `labels.team`, `generation.temperature`,
+    `mcp_servers[1]`.
+    """
+    before_json: _builtins.str
+    """What it was, as JSON; empty where it was not set."""
+    after_json: _builtins.str
+    """What it is, as JSON; empty where it is not set."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        before_json: _builtins.str = ...,
+        after_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_json", b"after_json", "before_json", b"before_json", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldChange: _TypeAlias = FieldChange  # noqa: Y015
+
+@_typing.final
+class BrokenReference(_message.Message):
+    """A component that needs another one which does not exist."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Its field that names the other, `mcp_servers[1]`."""
+    @_builtins.property
+    def component(self) -> _component_pb2.ComponentRef:
+        """The component."""
+
+    @_builtins.property
+    def missing(self) -> _component_pb2.ComponentRef:
+        """The other."""
+
+    def __init__(
+        self,
+        *,
+        component: _component_pb2.ComponentRef | None = ...,
+        field: _builtins.str = ...,
+        missing: _component_pb2.ComponentRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "missing", b"missing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "field", b"field", "missing", b"missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BrokenReference: _TypeAlias = BrokenReference  # noqa: Y015
 
 @_typing.final
 class AppliedComponent(_message.Message):
@@ -302,21 +486,29 @@ class AppliedComponent(_message.Message):
 
     COMPONENT_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     outcome: Global___ApplyOutcome.ValueType
     """What happened to it."""
     @_builtins.property
     def component(self) -> _component_pb2.Component:
-        """As it is stored now."""
+        """As it is stored now; as it was, where it is deleted. In a dry run what the
+        registry would set is not set where that is not known.
+        """
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
+        """What is another now, of an updated one."""
 
     def __init__(
         self,
         *,
         component: _component_pb2.Component | None = ...,
         outcome: Global___ApplyOutcome.ValueType = ...,
+        changes: _abc.Iterable[Global___FieldChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "component", b"component", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,21 +522,29 @@ class ApplyComponentsResponse(_message.Message):
 
     APPLIED_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    BROKEN_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """The registry's revision after the change."""
+    """The registry's revision after the change; of a dry run, as it is."""
     @_builtins.property
     def applied(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppliedComponent]:
-        """One for each component of the request, in its order."""
+        """One for each component of the request, in its order; then those that are
+        deleted, in the order of kind and name.
+        """
+
+    @_builtins.property
+    def broken(self) -> _containers.RepeatedCompositeFieldContainer[Global___BrokenReference]:
+        """What lacks something by what was deleted with force."""
 
     def __init__(
         self,
         *,
         applied: _abc.Iterable[Global___AppliedComponent] | None = ...,
         revision: _builtins.int = ...,
+        broken: _abc.Iterable[Global___BrokenReference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "broken", b"broken", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,7 +672,7 @@ Global___ListProblemsRequest: _TypeAlias = ListProblemsRequest  # noqa: Y015
 
 @_typing.final
 class Problem(_message.Message):
-    """One thing that is wrong in a project's files."""
+    """One thing that is wrong in files."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -480,14 +680,20 @@ class Problem(_message.Message):
     LINE_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    DISTRIBUTION_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """Path of the file, relative to the project's folder."""
+    """Path of the file, relative to the folder of its layer."""
     line: _builtins.int
     """Line, counted from 1; 0 where the problem is the file as a whole."""
     field: _builtins.str
     """Which field, as `agents.assistant.llm`; empty where it is none."""
     message: _builtins.str
     """What is wrong and what to do about it."""
+    layer: _component_pb2.FileLayer.ValueType
+    """Which files it is one of."""
+    distribution: _builtins.str
+    """The distribution, for FILE_LAYER_PACKAGE."""
     def __init__(
         self,
         *,
@@ -495,10 +701,12 @@ class Problem(_message.Message):
         line: _builtins.int = ...,
         field: _builtins.str = ...,
         message: _builtins.str = ...,
+        layer: _component_pb2.FileLayer.ValueType = ...,
+        distribution: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "line", b"line", "message", b"message", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distribution", b"distribution", "field", b"field", "layer", b"layer", "line", b"line", "message", b"message", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -531,3 +739,390 @@ class ListProblemsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListProblemsResponse: _TypeAlias = ListProblemsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteComponentRequest(_message.Message):
+    """Asks to delete a component."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """`default` where it is empty."""
+    etag: _builtins.str
+    """The current etag as the caller knows it; empty: whatever it is."""
+    request_id: _builtins.str
+    """As in ApplyComponents."""
+    force: _builtins.bool
+    """Delete it even though others need it."""
+    @_builtins.property
+    def component(self) -> _component_pb2.ComponentRef:
+        """Which one; its kind is needed, its version must be 0."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        component: _component_pb2.ComponentRef | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "etag", b"etag", "force", b"force", "namespace", b"namespace", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteComponentRequest: _TypeAlias = DeleteComponentRequest  # noqa: Y015
+
+@_typing.final
+class DeleteComponentResponse(_message.Message):
+    """Answers DeleteComponent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    BROKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The registry's revision after the change."""
+    @_builtins.property
+    def component(self) -> _component_pb2.Component:
+        """As it was."""
+
+    @_builtins.property
+    def replacement(self) -> _component_pb2.Component:
+        """What a file gives in its place; not set where none does."""
+
+    @_builtins.property
+    def broken(self) -> _containers.RepeatedCompositeFieldContainer[Global___BrokenReference]:
+        """What lacks something now."""
+
+    def __init__(
+        self,
+        *,
+        component: _component_pb2.Component | None = ...,
+        replacement: _component_pb2.Component | None = ...,
+        broken: _abc.Iterable[Global___BrokenReference] | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "replacement", b"replacement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["broken", b"broken", "component", b"component", "replacement", b"replacement", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteComponentResponse: _TypeAlias = DeleteComponentResponse  # noqa: Y015
+
+@_typing.final
+class ListComponentVersionsRequest(_message.Message):
+    """Asks for the versions of a component."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """`default` where it is empty."""
+    page_size: _builtins.int
+    """Most versions to return, 1 to 1000; 100 where it is 0."""
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty for the first."""
+    @_builtins.property
+    def component(self) -> _component_pb2.ComponentRef:
+        """Which one; its kind is needed, its version must be 0."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        component: _component_pb2.ComponentRef | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListComponentVersionsRequest: _TypeAlias = ListComponentVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ComponentVersion(_message.Message):
+    """One version of a component."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    deleted: _builtins.bool
+    """Whether this version is its end: the component is what was deleted."""
+    @_builtins.property
+    def component(self) -> _component_pb2.Component:
+        """As it was stored."""
+
+    def __init__(
+        self,
+        *,
+        component: _component_pb2.Component | None = ...,
+        deleted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ComponentVersion: _TypeAlias = ComponentVersion  # noqa: Y015
+
+@_typing.final
+class ListComponentVersionsResponse(_message.Message):
+    """Answers ListComponentVersions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentVersion]:
+        """The page, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___ComponentVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListComponentVersionsResponse: _TypeAlias = ListComponentVersionsResponse  # noqa: Y015
+
+@_typing.final
+class DiffComponentVersionsRequest(_message.Message):
+    """Asks how two versions of a component differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    TO_VERSION_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """`default` where it is empty."""
+    to_version: _builtins.int
+    """The version to compare with; 0 is the current one."""
+    @_builtins.property
+    def component(self) -> _component_pb2.ComponentRef:
+        """Which one, and the version to begin with, which must be set."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        component: _component_pb2.ComponentRef | None = ...,
+        to_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "namespace", b"namespace", "to_version", b"to_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffComponentVersionsRequest: _TypeAlias = DiffComponentVersionsRequest  # noqa: Y015
+
+@_typing.final
+class DiffComponentVersionsResponse(_message.Message):
+    """Answers DiffComponentVersions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldChange]:
+        """What differs, in the order of the fields."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___FieldChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffComponentVersionsResponse: _TypeAlias = DiffComponentVersionsResponse  # noqa: Y015
+
+@_typing.final
+class RollbackComponentRequest(_message.Message):
+    """Asks to roll a component back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TAKE_OVER_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """`default` where it is empty."""
+    etag: _builtins.str
+    """The current etag as the caller knows it; empty: whatever it is."""
+    request_id: _builtins.str
+    """As in ApplyComponents."""
+    take_over: _builtins.bool
+    """Take over a component that a file owns: the API's is in effect then,
+    whatever the file holds. Where it is not set, that is
+    COMPONENT_OWNED_BY_FILE.
+    """
+    @_builtins.property
+    def component(self) -> _component_pb2.ComponentRef:
+        """Which one, and the version to go back to, which must be set."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        component: _component_pb2.ComponentRef | None = ...,
+        etag: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        take_over: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "etag", b"etag", "namespace", b"namespace", "request_id", b"request_id", "take_over", b"take_over"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackComponentRequest: _TypeAlias = RollbackComponentRequest  # noqa: Y015
+
+@_typing.final
+class RollbackComponentResponse(_message.Message):
+    """Answers RollbackComponent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLIED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The registry's revision after the change."""
+    @_builtins.property
+    def applied(self) -> Global___AppliedComponent:
+        """What became of it."""
+
+    def __init__(
+        self,
+        *,
+        applied: Global___AppliedComponent | None = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackComponentResponse: _TypeAlias = RollbackComponentResponse  # noqa: Y015
+
+@_typing.final
+class ListShadowedComponentsRequest(_message.Message):
+    """Asks for components that are not in effect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """`default` where it is empty."""
+    page_size: _builtins.int
+    """Most components to return, 1 to 1000; 100 where it is 0."""
+    page_token: _builtins.str
+    """The next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListShadowedComponentsRequest: _TypeAlias = ListShadowedComponentsRequest  # noqa: Y015
+
+@_typing.final
+class ShadowedComponent(_message.Message):
+    """A component of a file that is not in effect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    SHADOWED_BY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def component(self) -> _component_pb2.Component:
+        """What the file holds; it has no version."""
+
+    @_builtins.property
+    def shadowed_by(self) -> _component_pb2.ComponentSource:
+        """Where the one comes from that is in effect."""
+
+    def __init__(
+        self,
+        *,
+        component: _component_pb2.Component | None = ...,
+        shadowed_by: _component_pb2.ComponentSource | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "shadowed_by", b"shadowed_by"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "shadowed_by", b"shadowed_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShadowedComponent: _TypeAlias = ShadowedComponent  # noqa: Y015
+
+@_typing.final
+class ListShadowedComponentsResponse(_message.Message):
+    """Answers ListShadowedComponents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShadowedComponent]:
+        """The page, in the order of kind, name and layer."""
+
+    def __init__(
+        self,
+        *,
+        components: _abc.Iterable[Global___ShadowedComponent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["components", b"components", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListShadowedComponentsResponse: _TypeAlias = ListShadowedComponentsResponse  # noqa: Y015

@@ -65,6 +65,31 @@ class RegistryServiceStub(object):
                 request_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListProblemsRequest.SerializeToString,
                 response_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListProblemsResponse.FromString,
                 _registered_method=True)
+        self.DeleteComponent = channel.unary_unary(
+                '/retinue.registry.v1.RegistryService/DeleteComponent',
+                request_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.DeleteComponentRequest.SerializeToString,
+                response_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.DeleteComponentResponse.FromString,
+                _registered_method=True)
+        self.ListComponentVersions = channel.unary_unary(
+                '/retinue.registry.v1.RegistryService/ListComponentVersions',
+                request_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListComponentVersionsRequest.SerializeToString,
+                response_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListComponentVersionsResponse.FromString,
+                _registered_method=True)
+        self.DiffComponentVersions = channel.unary_unary(
+                '/retinue.registry.v1.RegistryService/DiffComponentVersions',
+                request_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.DiffComponentVersionsRequest.SerializeToString,
+                response_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.DiffComponentVersionsResponse.FromString,
+                _registered_method=True)
+        self.RollbackComponent = channel.unary_unary(
+                '/retinue.registry.v1.RegistryService/RollbackComponent',
+                request_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.RollbackComponentRequest.SerializeToString,
+                response_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.RollbackComponentResponse.FromString,
+                _registered_method=True)
+        self.ListShadowedComponents = channel.unary_unary(
+                '/retinue.registry.v1.RegistryService/ListShadowedComponents',
+                request_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListShadowedComponentsRequest.SerializeToString,
+                response_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListShadowedComponentsResponse.FromString,
+                _registered_method=True)
 
 
 class RegistryServiceServicer(object):
@@ -110,8 +135,48 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListProblems(self, request, context):
-        """Returns what is wrong with the project's files now. A file with a problem
-        keeps the components that it last gave.
+        """Returns what is wrong with the files now. A file with a problem keeps the
+        components that it last gave.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteComponent(self, request, context):
+        """Deletes a component that came by API. Where others need it, that is
+        COMPONENT_IN_USE, unless it is forced; one that stands in a file is
+        COMPONENT_OWNED_BY_FILE. What a file gives under its key is in effect then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListComponentVersions(self, request, context):
+        """Returns the versions of a component that are kept, the newest first. A
+        component that was deleted has them too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffComponentVersions(self, request, context):
+        """Returns how one version of a component differs from another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackComponent(self, request, context):
+        """Stores what an earlier version held as the newest version, which comes by
+        API. It is checked like any change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShadowedComponents(self, request, context):
+        """Returns the components of files that are not in effect, as another source
+        has one with the same key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +214,31 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListProblems,
                     request_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListProblemsRequest.FromString,
                     response_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListProblemsResponse.SerializeToString,
+            ),
+            'DeleteComponent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteComponent,
+                    request_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.DeleteComponentRequest.FromString,
+                    response_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.DeleteComponentResponse.SerializeToString,
+            ),
+            'ListComponentVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListComponentVersions,
+                    request_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListComponentVersionsRequest.FromString,
+                    response_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListComponentVersionsResponse.SerializeToString,
+            ),
+            'DiffComponentVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffComponentVersions,
+                    request_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.DiffComponentVersionsRequest.FromString,
+                    response_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.DiffComponentVersionsResponse.SerializeToString,
+            ),
+            'RollbackComponent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackComponent,
+                    request_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.RollbackComponentRequest.FromString,
+                    response_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.RollbackComponentResponse.SerializeToString,
+            ),
+            'ListShadowedComponents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShadowedComponents,
+                    request_deserializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListShadowedComponentsRequest.FromString,
+                    response_serializer=retinue_dot_registry_dot_v1_dot_service__pb2.ListShadowedComponentsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +404,141 @@ class RegistryService(object):
             '/retinue.registry.v1.RegistryService/ListProblems',
             retinue_dot_registry_dot_v1_dot_service__pb2.ListProblemsRequest.SerializeToString,
             retinue_dot_registry_dot_v1_dot_service__pb2.ListProblemsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteComponent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.registry.v1.RegistryService/DeleteComponent',
+            retinue_dot_registry_dot_v1_dot_service__pb2.DeleteComponentRequest.SerializeToString,
+            retinue_dot_registry_dot_v1_dot_service__pb2.DeleteComponentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListComponentVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.registry.v1.RegistryService/ListComponentVersions',
+            retinue_dot_registry_dot_v1_dot_service__pb2.ListComponentVersionsRequest.SerializeToString,
+            retinue_dot_registry_dot_v1_dot_service__pb2.ListComponentVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffComponentVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.registry.v1.RegistryService/DiffComponentVersions',
+            retinue_dot_registry_dot_v1_dot_service__pb2.DiffComponentVersionsRequest.SerializeToString,
+            retinue_dot_registry_dot_v1_dot_service__pb2.DiffComponentVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackComponent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.registry.v1.RegistryService/RollbackComponent',
+            retinue_dot_registry_dot_v1_dot_service__pb2.RollbackComponentRequest.SerializeToString,
+            retinue_dot_registry_dot_v1_dot_service__pb2.RollbackComponentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListShadowedComponents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.registry.v1.RegistryService/ListShadowedComponents',
+            retinue_dot_registry_dot_v1_dot_service__pb2.ListShadowedComponentsRequest.SerializeToString,
+            retinue_dot_registry_dot_v1_dot_service__pb2.ListShadowedComponentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

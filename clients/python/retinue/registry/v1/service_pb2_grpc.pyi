@@ -50,8 +50,27 @@ class RegistryServiceStub:
     revision. Nothing is missed and nothing comes twice.
     """
     ListProblems: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListProblemsRequest, _service_pb2.ListProblemsResponse]
-    """Returns what is wrong with the project's files now. A file with a problem
-    keeps the components that it last gave.
+    """Returns what is wrong with the files now. A file with a problem keeps the
+    components that it last gave.
+    """
+    DeleteComponent: _grpc.UnaryUnaryMultiCallable[_service_pb2.DeleteComponentRequest, _service_pb2.DeleteComponentResponse]
+    """Deletes a component that came by API. Where others need it, that is
+    COMPONENT_IN_USE, unless it is forced; one that stands in a file is
+    COMPONENT_OWNED_BY_FILE. What a file gives under its key is in effect then.
+    """
+    ListComponentVersions: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListComponentVersionsRequest, _service_pb2.ListComponentVersionsResponse]
+    """Returns the versions of a component that are kept, the newest first. A
+    component that was deleted has them too.
+    """
+    DiffComponentVersions: _grpc.UnaryUnaryMultiCallable[_service_pb2.DiffComponentVersionsRequest, _service_pb2.DiffComponentVersionsResponse]
+    """Returns how one version of a component differs from another."""
+    RollbackComponent: _grpc.UnaryUnaryMultiCallable[_service_pb2.RollbackComponentRequest, _service_pb2.RollbackComponentResponse]
+    """Stores what an earlier version held as the newest version, which comes by
+    API. It is checked like any change.
+    """
+    ListShadowedComponents: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListShadowedComponentsRequest, _service_pb2.ListShadowedComponentsResponse]
+    """Returns the components of files that are not in effect, as another source
+    has one with the same key.
     """
 
 @_typing.type_check_only
@@ -76,8 +95,27 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     revision. Nothing is missed and nothing comes twice.
     """
     ListProblems: _aio.UnaryUnaryMultiCallable[_service_pb2.ListProblemsRequest, _service_pb2.ListProblemsResponse]  # type: ignore[assignment]
-    """Returns what is wrong with the project's files now. A file with a problem
-    keeps the components that it last gave.
+    """Returns what is wrong with the files now. A file with a problem keeps the
+    components that it last gave.
+    """
+    DeleteComponent: _aio.UnaryUnaryMultiCallable[_service_pb2.DeleteComponentRequest, _service_pb2.DeleteComponentResponse]  # type: ignore[assignment]
+    """Deletes a component that came by API. Where others need it, that is
+    COMPONENT_IN_USE, unless it is forced; one that stands in a file is
+    COMPONENT_OWNED_BY_FILE. What a file gives under its key is in effect then.
+    """
+    ListComponentVersions: _aio.UnaryUnaryMultiCallable[_service_pb2.ListComponentVersionsRequest, _service_pb2.ListComponentVersionsResponse]  # type: ignore[assignment]
+    """Returns the versions of a component that are kept, the newest first. A
+    component that was deleted has them too.
+    """
+    DiffComponentVersions: _aio.UnaryUnaryMultiCallable[_service_pb2.DiffComponentVersionsRequest, _service_pb2.DiffComponentVersionsResponse]  # type: ignore[assignment]
+    """Returns how one version of a component differs from another."""
+    RollbackComponent: _aio.UnaryUnaryMultiCallable[_service_pb2.RollbackComponentRequest, _service_pb2.RollbackComponentResponse]  # type: ignore[assignment]
+    """Stores what an earlier version held as the newest version, which comes by
+    API. It is checked like any change.
+    """
+    ListShadowedComponents: _aio.UnaryUnaryMultiCallable[_service_pb2.ListShadowedComponentsRequest, _service_pb2.ListShadowedComponentsResponse]  # type: ignore[assignment]
+    """Returns the components of files that are not in effect, as another source
+    has one with the same key.
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -135,8 +173,57 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.ListProblemsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.ListProblemsResponse, _abc.Awaitable[_service_pb2.ListProblemsResponse]]:
-        """Returns what is wrong with the project's files now. A file with a problem
-        keeps the components that it last gave.
+        """Returns what is wrong with the files now. A file with a problem keeps the
+        components that it last gave.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteComponent(
+        self,
+        request: _service_pb2.DeleteComponentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.DeleteComponentResponse, _abc.Awaitable[_service_pb2.DeleteComponentResponse]]:
+        """Deletes a component that came by API. Where others need it, that is
+        COMPONENT_IN_USE, unless it is forced; one that stands in a file is
+        COMPONENT_OWNED_BY_FILE. What a file gives under its key is in effect then.
+        """
+
+    @_abc_1.abstractmethod
+    def ListComponentVersions(
+        self,
+        request: _service_pb2.ListComponentVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.ListComponentVersionsResponse, _abc.Awaitable[_service_pb2.ListComponentVersionsResponse]]:
+        """Returns the versions of a component that are kept, the newest first. A
+        component that was deleted has them too.
+        """
+
+    @_abc_1.abstractmethod
+    def DiffComponentVersions(
+        self,
+        request: _service_pb2.DiffComponentVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.DiffComponentVersionsResponse, _abc.Awaitable[_service_pb2.DiffComponentVersionsResponse]]:
+        """Returns how one version of a component differs from another."""
+
+    @_abc_1.abstractmethod
+    def RollbackComponent(
+        self,
+        request: _service_pb2.RollbackComponentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.RollbackComponentResponse, _abc.Awaitable[_service_pb2.RollbackComponentResponse]]:
+        """Stores what an earlier version held as the newest version, which comes by
+        API. It is checked like any change.
+        """
+
+    @_abc_1.abstractmethod
+    def ListShadowedComponents(
+        self,
+        request: _service_pb2.ListShadowedComponentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.ListShadowedComponentsResponse, _abc.Awaitable[_service_pb2.ListShadowedComponentsResponse]]:
+        """Returns the components of files that are not in effect, as another source
+        has one with the same key.
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
