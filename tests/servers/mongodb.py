@@ -18,8 +18,9 @@ START_S = 60.0
 class MongoDB:
     """The server of a test session."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sync: bool) -> None:
         self._folder = folder
+        self._sync = ["--sync-on-commit"] if sync else []
         self._log = folder / "log"
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -34,7 +35,7 @@ class MongoDB:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "secantus", "--sync-on-commit", "--log-level", "INFO"),
+                    *(sys.executable, "-m", "secantus", *self._sync, "--log-level", "INFO"),
                     *("--storage-path", str(self._folder / "data"), "--port", str(self._port)),
                 ],
                 stdout=log,
@@ -60,9 +61,12 @@ class MongoDB:
 
 
 @contextmanager
-def run_mongodb(folder: Path) -> Iterator[MongoDB]:
-    """Run the server on a free port, with its data in a folder."""
-    server = MongoDB(folder)
+def run_mongodb(folder: Path, *, sync: bool = True) -> Iterator[MongoDB]:
+    """Run the server on a free port, with its data in a folder.
+
+    Without `sync` it is quicker and loses writes when it is killed: for tests that let it live.
+    """
+    server = MongoDB(folder, sync=sync)
     server.start()
     try:
         yield server

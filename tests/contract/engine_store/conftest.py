@@ -20,7 +20,7 @@ def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoDB | None
     if given_uri() is not None:
         yield None
         return
-    with run_mongodb(tmp_path_factory.mktemp("mongodb")) as server:
+    with run_mongodb(tmp_path_factory.mktemp("mongodb"), sync=False) as server:
         yield server
 
 
