@@ -24,6 +24,8 @@ class Shared:
         self.lost: list[str] = []
         self.commanded: list[str] = []
         self.reachable = True
+        self.deaf = 0
+        """How often still it cannot be told of words."""
 
     def _reach(self) -> None:
         if not self.reachable:
@@ -48,6 +50,10 @@ class Shared:
         return self.rows
 
     async def hear(self, run_ids: Sequence[str]) -> None:
+        if self.deaf:
+            self.deaf -= 1
+            self.commanded = []  # the store has told its words once
+            raise StoreUnavailableError("gone", store="mongodb")
         self.told.extend(run_ids)
 
     def hear_lost(self, run: RunRow) -> None:
@@ -93,6 +99,14 @@ async def test_what_is_heard_is_told() -> None:
     async with keeping(shared, 60):
         await until(lambda: len(shared.told) >= 2, "both are told")
     assert shared.told[:2] == [shared.rows[1].run_id, "run-x"]
+
+
+async def test_what_could_not_be_told_is_told_the_next_time() -> None:
+    shared = Shared()
+    shared.commanded, shared.deaf = ["run-x"], 1
+    async with keeping(shared, 60):
+        await until(lambda: shared.told, "it is told")
+    assert (shared.told[0], shared.deaf) == ("run-x", 0)
 
 
 async def test_leases_are_renewed_soon_after_the_store_is_back() -> None:
