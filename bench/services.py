@@ -74,7 +74,7 @@ def service_environments(folder: Path) -> dict[str, dict[str, str]]:
         "RETINUE_MCP_HOST_METRICS_ADDRESS": "",
         "RETINUE_ENGINE_METRICS_ADDRESS": "",
     }
-    own = {"registry": {"RETINUE_PROJECT": str(folder)}, "host": {}, "engine": {}}
+    own = {"registry": {"RETINUE_PROJECT": str(folder), "RETINUE_USER_DIR": ""}, "host": {}, "engine": {}}
     return {name: {**common, **addresses, "RETINUE_DATA_DIR": str(folder), **own[name]} for name in SERVICES}
 
 

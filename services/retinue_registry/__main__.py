@@ -12,16 +12,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="retinue-registry", description="The config registry. Its settings are environment variables."
     )
     parser.add_argument("--check", metavar="PATH", type=Path, help="check a project's files, and end")
-    parser.add_argument("--dump", metavar="FILE", type=Path, help="print a file's components as JSON")
-    parser.add_argument("--json", action="store_true", help="with --check: print the problems as JSON")
+    parser.add_argument(
+        "--dump", metavar="PATH", nargs="+", help="print the components of files, folders or - as JSON"
+    )
+    parser.add_argument(
+        "--store-check", action="store_true", help="print what is wrong in the store, and end"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="with --check and --store-check: print the problems as JSON"
+    )
     options = parser.parse_args(arguments)
-    if options.json and not options.check:
-        parser.error("--json goes with --check")
+    if options.json and not (options.check or options.store_check):
+        parser.error("--json goes with --check and --store-check")
     # Each way loads only what it needs: the check knows no gRPC server, and is several times faster for it.
     if options.check:
         from retinue_registry.check import check  # noqa: PLC0415 - as above
 
         return check(options.check, as_json=options.json)
+    if options.store_check:
+        from retinue_registry.store_check import check_store  # noqa: PLC0415 - as above
+
+        return check_store(as_json=options.json)
     if options.dump:
         from retinue_registry.dump import dump  # noqa: PLC0415 - as above
 

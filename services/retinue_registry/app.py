@@ -1,7 +1,8 @@
 """Opens the registry in dependency order: store, registry, the project's files; then it can be served."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import grpc
 
@@ -9,11 +10,25 @@ from retinue.registry.v1 import service_pb2, service_pb2_grpc
 from retinue_kit.server import Mount
 from retinue_registry.convert import ProtoCodec
 from retinue_registry.registry import open_registry
+from retinue_registry.retention import open_retention
 from retinue_registry.servicer import RegistryServicer
 from retinue_registry.settings import RegistrySettings
+from retinue_registry.store import Store
 from retinue_registry.store_sqlite import open_sqlite_store
+from retinue_registry.watching import open_file_watch
 
 SERVICE_NAME = service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
+
+
+def open_store(settings: RegistrySettings, anchor: Path | None) -> AbstractAsyncContextManager[Store]:
+    """The store that the settings name, for a project."""
+    path = settings.sqlite_path(anchor)
+    if path is not None:
+        return open_sqlite_store(path)
+    # The driver is imported where it is used: the embedded default starts without it.
+    from retinue_registry.store_mongo import open_mongo_store  # noqa: PLC0415 - see above
+
+    return open_mongo_store(settings.store)
 
 
 @asynccontextmanager
@@ -24,7 +39,7 @@ async def open_app(settings: RegistrySettings) -> AsyncIterator[Sequence[Mount]]
     """
     anchor = settings.anchor()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_sqlite_store(settings.store_folder(anchor)))
+        store = await stack.enter_async_context(open_store(settings, anchor))
         registry = await stack.enter_async_context(
             open_registry(
                 store,
@@ -33,7 +48,18 @@ async def open_app(settings: RegistrySettings) -> AsyncIterator[Sequence[Mount]]
                 queue_size=settings.watch_queue_size,
             )
         )
-        await registry.loading.load(anchor)
+        roots = settings.roots(anchor)
+        layers = await registry.loading.load(roots)
+        if settings.watch_files:
+            poll = settings.watch_files_poll
+            await stack.enter_async_context(open_file_watch(registry.loading, roots, layers, poll=poll))
+        await stack.enter_async_context(
+            open_retention(
+                registry.retention,
+                versions=settings.retain_versions,
+                requests_hours=settings.retain_requests_hours,
+            )
+        )
         servicer = RegistryServicer(registry)
 
         def add(server: grpc.aio.Server) -> None:

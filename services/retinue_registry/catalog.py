@@ -5,13 +5,43 @@ One version of a key is in effect: API over project file. Who may replace whom i
 """
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from retinue_registry.component import Codec, Key, Version
+from retinue_registry.component import ApiSource, Codec, FileSource, Key, Layer, Version
 from retinue_registry.kinds import KINDS, ORDER, Reference
 
 Place = tuple[int, str]
 """Order of the kind, name: how lists are sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which components of a namespace a list has. What is empty leaves the choice open."""
+
+    kind: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    name_pattern: str = ""
+    """With `*`, `?` and `[abc]`, for the whole name."""
+    source: type[ApiSource] | Layer | None = None
+
+    def test(self) -> Callable[[Version], bool]:
+        """A function that says whether a component is one of the list, whatever its kind."""
+        labels, source = self.labels.items(), self.source
+        named = re.compile(fnmatch.translate(self.name_pattern)).match if self.name_pattern else None
+
+        def fits(version: Version) -> bool:
+            if named and not named(version.key.name):
+                return False
+            if source and source is not (
+                version.source.layer if isinstance(version.source, FileSource) else ApiSource
+            ):
+                return False
+            return labels <= version.labels.items()
+
+        return fits
 
 
 class Catalog:
@@ -37,6 +67,10 @@ class Catalog:
 
     def __iter__(self) -> Iterator[Version]:
         return iter(self._current.values())
+
+    def ends(self) -> Iterator[Version]:
+        """Yield the ends of what was deleted."""
+        return iter(self._ends.values())
 
     def __contains__(self, key: Key) -> bool:
         return key in self._current
@@ -77,18 +111,21 @@ class Catalog:
                 return
             yield name
 
-    def page(self, namespace: str, kind: str | None, after: Place | None) -> Iterator[Version]:
-        """Yield versions in the order of kind and name after a place, those of one kind where it is given."""
+    def page(self, namespace: str, which: Filter, after: Place | None) -> Iterator[Version]:
+        """Yield the versions that a filter lets through in the order of kind and name, after a place."""
         places = self._places.get(namespace, [])
         at = bisect.bisect_right(places, after) if after else 0
-        if kind:
-            at = max(at, bisect.bisect_left(places, (ORDER[kind], "")))
+        if which.kind:
+            at = max(at, bisect.bisect_left(places, (ORDER[which.kind], "")))
         kinds = list(KINDS)
+        fits = which.test()
         while at < len(places):
             order, name = places[at]
-            if kind and order != ORDER[kind]:
+            if which.kind and order != ORDER[which.kind]:
                 return
-            yield self._current[Key(namespace, kinds[order], name)]
+            version = self._current[Key(namespace, kinds[order], name)]
+            if fits(version):
+                yield version
             at += 1
 
     def references(self, version: Version) -> Sequence[Reference]:

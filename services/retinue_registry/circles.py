@@ -37,7 +37,7 @@ def draft_step(draft: Draft, needed: Key) -> tuple[str | int, ...]:
 
 def where_from(source: Source) -> str:
     """Where a component stands: `agents.yaml:3`, or `API`."""
-    return f"{source.path}:{source.line}" if isinstance(source, FileSource) else "API"
+    return str(source) if isinstance(source, FileSource) else "API"
 
 
 def find_circles(starts: Iterable[Key], needs: Needs) -> Iterator[Circle]:

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from retinue.errors import ServiceUnavailableError
+from retinue.errors import ServiceUnavailableError, StoreUnavailableError
 from retinue_registry.catalog import Catalog
+from retinue_registry.component import Change
 from retinue_registry.feed import Feed
 from retinue_registry.plan import Plan
 from retinue_registry.store import RequestRecord, Store, Write
@@ -32,6 +33,8 @@ class Committer:
         self._feed = feed
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue(MAX_WAITING_WRITES)
         self._closed = False
+        self._unsure = False
+        """Whether a write failed that may be stored all the same."""
 
     async def run_next(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Have the writer do something. Once begun it is done, even if the caller goes away meanwhile."""
@@ -46,9 +49,12 @@ class Committer:
         """Store a plan; then show it. Only for work that `run_next` does."""
         if not (plan.changes or plan.moved or request):
             return
-        await self._store.write(
-            Write(self._catalog.revision, plan.revision, plan.versions, plan.moved, request)
-        )
+        write = Write(self._catalog.revision, plan.revision, plan.versions, plan.moved, request)
+        try:
+            await self._store.write(write)
+        except StoreUnavailableError:
+            self._unsure = True
+            raise
         for version in (*plan.moved, *plan.versions):
             self._catalog.put(version)
         self._feed.publish(plan.changes)
@@ -59,7 +65,7 @@ class Committer:
             job = await self._jobs.get()
             try:
                 if not job.done.cancelled():
-                    await _do(job)
+                    await self._do(job)
             finally:
                 self._jobs.task_done()
 
@@ -68,17 +74,33 @@ class Committer:
         self._closed = True
         await self._jobs.join()
 
+    async def _do(self, job: _Job) -> None:
+        """Do a job and tell its caller, who may have gone away meanwhile."""
+        try:
+            if self._unsure:
+                await self._catch_up()
+            result = await job.work()
+        except Exception as error:  # noqa: BLE001 - it is the caller's; the writer goes on
+            if not job.done.cancelled():
+                job.done.set_exception(error)
+        else:
+            if not job.done.cancelled():
+                job.done.set_result(result)
 
-async def _do(job: _Job) -> None:
-    """Do a job and tell its caller, who may have gone away meanwhile."""
-    try:
-        result = await job.work()
-    except Exception as error:  # noqa: BLE001 - it is the caller's; the writer goes on
-        if not job.done.cancelled():
-            job.done.set_exception(error)
-    else:
-        if not job.done.cancelled():
-            job.done.set_result(result)
+    async def _catch_up(self) -> None:
+        """Show what a write has stored that seemed to fail."""
+        revision = await self._store.revision()
+        missed = await self._store.at(range(self._catalog.revision + 1, revision + 1))
+        current = await self._store.current()
+        changes = [
+            Change(version.revision, version, self._catalog.get(version.key) if version.deleted else None)
+            for version in missed
+        ]
+        for version in current:
+            if version != self._catalog.last(version.key):
+                self._catalog.put(version)
+        self._feed.publish(changes)
+        self._unsure = False
 
 
 def now_us() -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from retinue_registry.models import Spec
@@ -25,14 +26,29 @@ class Key(NamedTuple):
         return f"{self.kind}/{self.name}"
 
 
+class Layer(StrEnum):
+    """Which files a component came from. Of equal keys the layer that comes first here is in effect."""
+
+    PROJECT = "project"
+    WORKSPACE = "workspace"
+    USER = "user"
+    PACKAGE = "package"
+
+
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A place in a file of the project."""
+    """A place in a file."""
 
     path: str
-    """Relative to the project's folder, with `/`."""
+    """Relative to the folder of the layer, with `/`."""
     line: int
     """Counted from 1."""
+    layer: Layer = Layer.PROJECT
+    distribution: str = ""
+    """Which one, for Layer.PACKAGE; else empty."""
+
+    def __str__(self) -> str:
+        return _place(self.path, self.line, self.layer, self.distribution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +105,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong in the project's files."""
+    """One thing that is wrong in files."""
 
     path: str
-    """Relative to the project's folder."""
+    """Relative to the folder of the layer."""
     line: int
     """Counted from 1; 0: the file as a whole."""
     field: str
@@ -100,10 +116,21 @@ class Problem:
     message: str
     namespace: str | None = dataclasses.field(default=None, compare=False)
     """The file's; None where that could not be read."""
+    layer: Layer = Layer.PROJECT
+    distribution: str = ""
+    """As in FileSource."""
 
     def __str__(self) -> str:
-        place = f"{self.path}:{self.line}" if self.line else self.path
+        place = _place(self.path, self.line, self.layer, self.distribution)
         return f"{place}: {self.field}: {self.message}" if self.field else f"{place}: {self.message}"
+
+
+def _place(path: str, line: int, layer: Layer, distribution: str) -> str:
+    """A place as people read it: `a.yaml:3`; of another layer than the project with its name before it."""
+    place = f"{path}:{line}" if line else path
+    if layer is Layer.PROJECT:
+        return place
+    return f"{layer} {distribution}: {place}" if distribution else f"{layer}: {place}"
 
 
 class Codec(Protocol):

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from retinue.registry.v1 import agent_pb2, component_pb2, llm_pb2, mcp_server_pb2, service_pb2
-from retinue_registry.component import Change, FileSource, Problem, Version
+from retinue_registry.component import Change, Draft, FileSource, Layer, Problem, Source, Version
 from retinue_registry.models.fields import Broken
 from retinue_registry.models.json_value import read_json_text, write_json_text
 
@@ -25,6 +25,13 @@ SPECS: Mapping[str, type[Message]] = {
     "agent": agent_pb2.AgentSpec,
 }
 """The message of each kind, as the cases of Component.spec."""
+
+_LAYERS: Mapping[Layer, component_pb2.FileLayer.ValueType] = {
+    Layer.PROJECT: component_pb2.FILE_LAYER_PROJECT,
+    Layer.WORKSPACE: component_pb2.FILE_LAYER_WORKSPACE,
+    Layer.USER: component_pb2.FILE_LAYER_USER,
+    Layer.PACKAGE: component_pb2.FILE_LAYER_PACKAGE,
+}
 
 _JSON = "_json"
 _KEPT_ANSWERS = 16_384
@@ -160,7 +167,7 @@ def _put_one(field: Any) -> Put:
 
 def _take(field: Any) -> Take:
     if is_map(field):
-        return dict
+        return lambda entries: dict(sorted(entries.items()))  # the message has them in no order
     if not field.is_repeated:
         return _take_one(field)
     if field.message_type is None:
@@ -188,7 +195,10 @@ def _is_duration(field: Any) -> bool:
 
 def _duration_text(span: Duration) -> str:
     nanos = span.seconds * 1_000_000_000 + span.nanos
-    return f"{nanos // 1_000_000_000}.{nanos % 1_000_000_000:09}s" if nanos >= 0 else f"{nanos}ns"
+    if nanos < 0:
+        return f"{nanos}ns"  # no span that a file could write: the model refuses it
+    whole, fraction = divmod(nanos, 1_000_000_000)
+    return f"{whole}.{fraction:09}".rstrip("0").rstrip(".") + "s"
 
 
 def unknown_fields(message: Message, place: tuple[str | int, ...] = ()) -> Iterator[Broken]:
@@ -215,7 +225,7 @@ class Answers:
         place = (version.revision, version.source)
         found = self._kept.get(place)
         if found is None:
-            found = _component(version)
+            found = component_to_proto(version)
             if len(self._kept) >= _KEPT_ANSWERS:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[place] = found
@@ -236,7 +246,8 @@ class Answers:
         )
 
 
-def _component(version: Version) -> component_pb2.Component:
+def component_to_proto(version: Version) -> component_pb2.Component:
+    """The Component of a version, to be changed by whoever asks for it."""
     namespace, kind, name = version.key
     result = component_pb2.Component(
         namespace=namespace,
@@ -249,15 +260,48 @@ def _component(version: Version) -> component_pb2.Component:
         create_time=_timestamp(version.create_time_us),
         update_time=_timestamp(version.update_time_us),
     )
-    if isinstance(version.source, FileSource):
-        result.source.file.path = version.source.path
-        result.source.file.line = version.source.line
-    else:
-        result.source.api.SetInParent()
+    result.source.CopyFrom(source_to_proto(version.source))
     spec = getattr(result, kind)
     spec.SetInParent()
     spec.MergeFromString(version.spec)
     return result
+
+
+def source_to_proto(source: Source) -> component_pb2.ComponentSource:
+    """The ComponentSource of a source."""
+    if not isinstance(source, FileSource):
+        return component_pb2.ComponentSource(api=component_pb2.ApiSource())
+    return component_pb2.ComponentSource(
+        file=component_pb2.FileSource(
+            path=source.path,
+            line=source.line,
+            layer=_LAYERS[source.layer],
+            distribution=source.distribution,
+        )
+    )
+
+
+def draft_to_proto(draft: Draft) -> component_pb2.Component:
+    """The Component that a draft would be, without what only storing it tells."""
+    namespace, kind, name = draft.key
+    component = component_pb2.Component(
+        namespace=namespace,
+        kind=kind_to_proto(kind),
+        name=name,
+        labels=draft.labels,
+        source=source_to_proto(draft.source),
+    )
+    spec = getattr(component, kind)
+    spec.SetInParent()
+    fill(spec, draft.spec.model_dump(exclude_none=True))
+    return component
+
+
+def shadowed_to_proto(draft: Draft, shadowed_by: Source) -> service_pb2.ShadowedComponent:
+    """The ShadowedComponent of what a file gives."""
+    return service_pb2.ShadowedComponent(
+        component=draft_to_proto(draft), shadowed_by=source_to_proto(shadowed_by)
+    )
 
 
 def _timestamp(time_us: int) -> Timestamp:
@@ -267,5 +311,10 @@ def _timestamp(time_us: int) -> Timestamp:
 def problem_to_proto(problem: Problem) -> service_pb2.Problem:
     """The Problem of a problem."""
     return service_pb2.Problem(
-        path=problem.path, line=problem.line, field=problem.field, message=problem.message
+        path=problem.path,
+        line=problem.line,
+        field=problem.field,
+        message=problem.message,
+        layer=_LAYERS[problem.layer],
+        distribution=problem.distribution,
     )

@@ -2,25 +2,12 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import pairwise
-from typing import Any
 
-from retinue.errors import ComponentInvalidError, EtagMismatchError, ReferenceNotFoundError, Violation
 from retinue_registry.catalog import Catalog
-from retinue_registry.circles import (
-    draft_needs,
-    draft_step,
-    explain_circle,
-    find_circles,
-    needs_of,
-    where_from,
-)
-from retinue_registry.component import Change, Codec, Draft, Key, Version
-from retinue_registry.references import dangling, explain
-from retinue_registry.validation import field_text
+from retinue_registry.component import Change, Codec, Draft, FileSource, Key, Version
 
 
 class Outcome(StrEnum):
@@ -29,6 +16,23 @@ class Outcome(StrEnum):
     CREATED = "created"
     UPDATED = "updated"
     UNCHANGED = "unchanged"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a change does to one component."""
+
+    version: Version
+    """As it is stored then; as it was, where it is deleted."""
+    outcome: Outcome
+    before: Version | None = None
+    """What an updated one was; None where that is not kept any more."""
+
+    @property
+    def version_is_new(self) -> bool:
+        """Whether the change makes this version."""
+        return self.outcome in {Outcome.CREATED, Outcome.UPDATED}
 
 
 @dataclass(slots=True)
@@ -40,7 +44,7 @@ class Plan:
     changes: list[Change] = field(default_factory=list)
     moved: list[Version] = field(default_factory=list)
     """Unchanged components whose source is another now."""
-    outcomes: list[tuple[Version, Outcome]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     """For each draft, in their order."""
 
     @property
@@ -64,17 +68,18 @@ def plan_change(
 ) -> Plan:
     """The plan that stores drafts and ends what is gone. An unchanged component keeps its version.
 
-    `move` gives an unchanged component the draft's source: for files, in which things move about.
+    With `move` it takes the draft's source all the same. A file's always does, as things move about in files.
     """
     plan = Plan(catalog.revision)
     for draft in drafts:
         spec = codec.encode(draft.key.kind, draft.spec.model_dump(exclude_none=True))
         before = catalog.get(draft.key)
         if before and before.spec == spec and before.labels == draft.labels:
-            if move and before.source != draft.source:
+            moves = move or isinstance(draft.source, FileSource)
+            if moves and before.source != draft.source:
                 before = dataclasses.replace(before, source=draft.source)
                 plan.moved.append(before)
-            plan.outcomes.append((before, Outcome.UNCHANGED))
+            plan.steps.append(Step(before, Outcome.UNCHANGED))
             continue
         plan.revision += 1
         last = catalog.last(draft.key)
@@ -90,7 +95,7 @@ def plan_change(
             update_time_us=time_us,
         )
         plan.changes.append(Change(plan.revision, version))
-        plan.outcomes.append((version, Outcome.UPDATED if before else Outcome.CREATED))
+        plan.steps.append(Step(version, Outcome.UPDATED if before else Outcome.CREATED, before))
     for key in gone:
         if before := catalog.get(key):
             plan.revision += 1
@@ -104,77 +109,3 @@ def plan_change(
             )
             plan.changes.append(Change(plan.revision, end, before))
     return plan
-
-
-def check_references(catalog: Catalog, drafts: Sequence[Draft]) -> None:
-    """Raise ReferenceNotFoundError with every reference that neither the catalog nor the drafts can serve."""
-    given = {draft.key for draft in drafts}
-    violations: list[Violation] = []
-    facts: dict[str, Any] = {}
-    for draft, place, missing in dangling(drafts, lambda key: key in given or key in catalog):
-        names = [
-            *catalog.names(missing.namespace, missing.kind),
-            *(key.name for key in given if key.kind == missing.kind),
-        ]
-        violations.append(Violation(f"{draft.field}.{field_text(place)}", explain(missing, names)))
-        facts = facts or {"kind": draft.key.kind, "name": draft.key.name, "missing": str(missing)}
-    if violations:
-        first = violations[0]
-        raise ReferenceNotFoundError(f"{first.field}: {first.description}", violations=violations, **facts)
-
-
-def check_circles(catalog: Catalog, drafts: Sequence[Draft]) -> None:
-    """Raise ComponentInvalidError with the circles that the drafts would close. The catalog has none."""
-    given = {draft.key: draft for draft in drafts}
-
-    def needs(key: Key) -> Iterable[Key]:
-        if draft := given.get(key):
-            return draft_needs(draft)
-        version = catalog.get(key)
-        return needs_of(key, catalog.references(version)) if version else ()
-
-    def where(key: Key) -> str:
-        version = catalog.get(key)
-        return given[key].field if key in given else where_from(version.source) if version else ""
-
-    found: dict[Key, list[Violation]] = {key: [] for key in given}
-    for circle in find_circles(given, needs):
-        for holder, needed in pairwise(circle):
-            if draft := given.get(holder):
-                field = f"{draft.field}.{field_text(draft_step(draft, needed))}"
-                found[holder].append(Violation(field, explain_circle(circle, holder, where)))
-    violations = [each for of_one in found.values() for each in of_one]
-    if violations:
-        first = violations[0]
-        raise ComponentInvalidError(f"{first.field}: {first.description}", violations=violations)
-
-
-def check_etags(catalog: Catalog, drafts: Sequence[Draft]) -> None:
-    """Raise EtagMismatchError where a draft was made from another version than the current one."""
-    for draft in drafts:
-        current = catalog.get(draft.key)
-        if draft.etag and draft.etag != (current.etag if current else None):
-            key = draft.key
-            now = f"is at version {current.version}" if current else "does not exist"
-            raise EtagMismatchError(
-                f"{draft.field}: the {key.kind} {key.name!r} has changed since it was read: it {now} now; "
-                "get it again, and apply your change to that",
-                kind=key.kind,
-                name=key.name,
-                etag=current.etag if current else "",
-            )
-
-
-def check_unique(drafts: Sequence[Draft]) -> None:
-    """Raise ComponentInvalidError where a set names a component twice."""
-    first: dict[Key, Draft] = {}
-    violations = []
-    for draft in drafts:
-        if first.setdefault(draft.key, draft) is not draft:
-            key = draft.key
-            there = first[key].field
-            violations.append(
-                Violation(draft.field, f"the {key.kind} {key.name!r} stands in {there} already")
-            )
-    if violations:
-        raise ComponentInvalidError(violations[0].description, violations=violations)

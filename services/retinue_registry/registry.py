@@ -6,15 +6,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from retinue.errors import InvalidArgumentError, StoreUnavailableError, Violation
-from retinue_registry.catalog import Catalog, Place
+from retinue_registry.catalog import Catalog, Filter, Place
 from retinue_registry.changing import Changing
 from retinue_registry.committer import Committer
 from retinue_registry.component import Change, Codec, Key, Version
 from retinue_registry.feed import Feed
+from retinue_registry.history import History
 from retinue_registry.kinds import KINDS
 from retinue_registry.loading import Loading
-from retinue_registry.resolve import closure, find_runnable, not_found
-from retinue_registry.store import Store
+from retinue_registry.resolve import closure, find_runnable
+from retinue_registry.retention import Retention
+from retinue_registry.store import Store, compacted
 
 BATCH_CHANGES = 200
 """Most changes of one batch of a watch."""
@@ -36,16 +38,20 @@ class Registry:
         store: Store,
         catalog: Catalog,
         feed: Feed,
+        history: History,
         changing: Changing,
         loading: Loading,
+        retention: Retention,
         *,
         heartbeat_s: float,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._feed = feed
+        self.history = history
         self.changing = changing
         self.loading = loading
+        self.retention = retention
         self._heartbeat_s = heartbeat_s
 
     @property
@@ -55,17 +61,11 @@ class Registry:
 
     async def get(self, key: Key, version: int = 0) -> Version:
         """A component, at its current version where none is named. Raises ComponentNotFoundError."""
-        current = self._catalog.get(key)
-        if current and version in {0, current.version}:
-            return current
-        found = await self._store.version(key, version) if version else None
-        if found is None:
-            raise not_found(self._catalog, key, version)
-        return found
+        return await self.history.get(key, version)
 
-    def page(self, namespace: str, kind: str | None, after: Place | None) -> Iterator[Version]:
+    def page(self, namespace: str, which: Filter, after: Place | None) -> Iterator[Version]:
         """Yield components in the order of kind and name, after a place; to be read without waiting."""
-        return self._catalog.page(namespace, kind, after)
+        return self._catalog.page(namespace, which, after)
 
     async def resolve(self, key: Key, version: int, llm: str) -> tuple[Version, list[Version], int]:
         """A component, all that it needs, and the revision at which that was so.
@@ -86,7 +86,8 @@ class Registry:
         """Yield the changes of a namespace after a revision, each once and in order, without end.
 
         The first batch comes at once and is empty. Raises InvalidArgumentError for a revision that is not
-        reached yet, ServiceUnavailableError where the watcher is too slow.
+        reached yet, RevisionCompactedError for one after which changes were removed, ServiceUnavailableError
+        where the watcher is too slow.
         """
         if not 0 <= after_revision <= self.revision:
             raise InvalidArgumentError(
@@ -94,6 +95,10 @@ class Registry:
                 "and watch from the revision that the list has",
                 violations=[Violation("after_revision", f"must be 0 to {self.revision}")],
             )
+        if after_revision < self.revision:
+            oldest = await self._store.compacted_revision()
+            if after_revision < oldest:
+                raise compacted(after_revision, oldest)
         with self._feed.watch(namespace) as watcher:
             # Nothing waits between these two: later changes are the watcher's, earlier ones the store's.
             head = self.revision
@@ -121,12 +126,16 @@ async def open_registry(
     catalog = Catalog(codec, versions, await store.revision())
     feed = Feed(queue_size)
     committer = Committer(store, catalog, feed)
+    history = History(store, catalog)
+    loading = Loading(codec, catalog, committer)
     registry = Registry(
         store,
         catalog,
         feed,
-        Changing(store, codec, catalog, committer),
-        Loading(codec, catalog, committer),
+        history,
+        Changing(store, codec, catalog, committer, history, loading.fallback),
+        loading,
+        Retention(store, catalog, committer),
         heartbeat_s=heartbeat_s,
     )
     failure: BaseException | None = None

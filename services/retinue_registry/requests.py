@@ -1,17 +1,29 @@
 """Reads the requests of the API: what they name, and drafts from the components that they bring."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import TypeAlias
 
 from retinue.errors import ComponentInvalidError, InvalidArgumentError, Violation
 from retinue.registry.v1 import component_pb2, service_pb2
-from retinue_registry.component import DEFAULT_NAMESPACE, ApiSource, Draft, Key
+from retinue_registry.catalog import Filter
+from retinue_registry.changing import Prune
+from retinue_registry.component import DEFAULT_NAMESPACE, ApiSource, Draft, Key, Layer
 from retinue_registry.convert import SPECS, kind_from_proto, message_place, unknown_fields, values_of
+from retinue_registry.first_answers import Asked
 from retinue_registry.models import Spec
 from retinue_registry.models.fields import Broken
 from retinue_registry.validation import check_labels, check_name, check_spec, field_text
 
 MAX_REQUEST_ID = 128
 MAX_NAME = 63
+MAX_PATTERN = 256
+
+ChangeRequest: TypeAlias = (
+    service_pb2.ApplyComponentsRequest
+    | service_pb2.DeleteComponentRequest
+    | service_pb2.RollbackComponentRequest
+)
 
 
 def read_namespace(given: str) -> str:
@@ -46,14 +58,51 @@ def read_key(namespace: str, ref: component_pb2.ComponentRef, *, kind_needed: bo
     return Key(read_namespace(namespace), kind, ref.name), ref.version
 
 
+def read_current_key(namespace: str, ref: component_pb2.ComponentRef) -> Key:
+    """The key that a reference names without a version. Raises InvalidArgumentError."""
+    key, version = read_key(namespace, ref, kind_needed=True)
+    if version:
+        raise _invalid_field("component.version", "must be 0: it is about the component, not one version")
+    return key
+
+
+def read_version(namespace: str, ref: component_pb2.ComponentRef) -> tuple[Key, int]:
+    """The key and version that a reference names, which must have one. Raises InvalidArgumentError."""
+    key, version = read_key(namespace, ref, kind_needed=True)
+    if not version:
+        raise _invalid_field("component.version", "must be set: ListComponentVersions tells which there are")
+    return key, version
+
+
+def read_asked(request: ChangeRequest) -> Asked:
+    """What tells a request from others. Raises InvalidArgumentError."""
+    if len(request.request_id) > MAX_REQUEST_ID:
+        raise _invalid_field("request_id", f"must have at most {MAX_REQUEST_ID} characters")
+    if not isinstance(request, service_pb2.ApplyComponentsRequest):  # read_apply looks at those of an apply
+        for broken in unknown_fields(request):
+            raise _invalid_field(field_text(broken.place) or "the request", broken.message)
+    return Asked(read_namespace(request.namespace), request.request_id, _digest(request))
+
+
+def read_prune(request: service_pb2.ApplyComponentsRequest) -> Prune | None:
+    """What an apply is to delete; None where it is nothing. Raises InvalidArgumentError."""
+    if request.prune:
+        return Prune(dict(request.prune_labels), request.force)
+    for field in ("prune_labels", "force"):
+        if getattr(request, field):
+            raise _invalid_field(field, "goes with prune, which is not set")
+    return None
+
+
+def _invalid_field(field: str, wrong: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field} {wrong}", violations=[Violation(field, wrong)])
+
+
 def read_apply(request: service_pb2.ApplyComponentsRequest) -> list[Draft]:
     """The drafts that an apply brings. Raises ComponentInvalidError with all that is wrong with them."""
     namespace = read_namespace(request.namespace)
-    if len(request.request_id) > MAX_REQUEST_ID:
-        wrong = f"must have at most {MAX_REQUEST_ID} characters"
-        raise InvalidArgumentError(f"request_id {wrong}", violations=[Violation("request_id", wrong)])
     drafts: list[Draft] = []
-    broken: list[Broken] = [*unknown_fields(request)] if not request.components else []
+    broken = list(unknown_fields(request))
     for index, component in enumerate(request.components):
         draft, found = _draft(component, namespace, f"components[{index}]")
         broken += [Broken(("components", index, *each.place), each.message) for each in found]
@@ -67,7 +116,7 @@ def read_apply(request: service_pb2.ApplyComponentsRequest) -> list[Draft]:
 def _draft(
     component: component_pb2.Component, namespace: str, field: str
 ) -> tuple[Draft | None, list[Broken]]:
-    broken = list(unknown_fields(component))
+    broken: list[Broken] = []
     kind = component.WhichOneof("spec")
     said = kind_from_proto(component.kind)
     if kind not in SPECS:
@@ -104,24 +153,48 @@ def _invalid(broken: list[Broken], request: service_pb2.ApplyComponentsRequest) 
     component = request.components[index] if isinstance(index, int) else None
     kind = (component.WhichOneof("spec") or None) if component else None
     return ComponentInvalidError(
-        f"{first.field}: {first.description}{more}",
+        f"{first.field or 'the request'}: {first.description}{more}",
         violations=violations,
         kind=kind,
         name=component.name[:MAX_REQUEST_ID] if component else None,
     )
 
 
+_SOURCES: Mapping[int, type[ApiSource] | Layer | None] = {
+    service_pb2.SOURCE_TYPE_UNSPECIFIED: None,
+    service_pb2.SOURCE_TYPE_API: ApiSource,
+    service_pb2.SOURCE_TYPE_PROJECT: Layer.PROJECT,
+    service_pb2.SOURCE_TYPE_WORKSPACE: Layer.WORKSPACE,
+    service_pb2.SOURCE_TYPE_USER: Layer.USER,
+    service_pb2.SOURCE_TYPE_PACKAGE: Layer.PACKAGE,
+}
+
+
+def read_filter(request: service_pb2.ListComponentsRequest) -> Filter:
+    """Which components a list asks for. Raises InvalidArgumentError."""
+    violations = []
+    if request.source not in _SOURCES:
+        wrong = f"the source number {request.source} is not known to this registry"
+        violations.append(Violation("source", wrong))
+    if len(request.name_pattern) > MAX_PATTERN:
+        violations.append(Violation("name_pattern", f"must have at most {MAX_PATTERN} characters"))
+    if violations:
+        message = "; ".join(f"{field}: {text}" for field, text in violations)
+        raise InvalidArgumentError(message, violations=violations)
+    kind = read_kind(request.kind)
+    return Filter(kind, dict(request.labels), request.name_pattern, _SOURCES[request.source])
+
+
 def read_llm(given: str) -> str:
     """The name of the llm that a resolve asks for. Raises InvalidArgumentError."""
     if len(given) > MAX_NAME:
-        wrong = f"must have at most {MAX_NAME} characters"
-        raise InvalidArgumentError(f"llm {wrong}", violations=[Violation("llm", wrong)])
+        raise _invalid_field("llm", f"must have at most {MAX_NAME} characters")
     return given
 
 
-def digest(request: service_pb2.ApplyComponentsRequest) -> bytes:
-    """What tells one request from another, without its request_id."""
-    same = service_pb2.ApplyComponentsRequest()
-    same.CopyFrom(request)
+def _digest(request: ChangeRequest) -> bytes:
+    same = type(request)()
+    same.CopyFrom(request)  # type: ignore[arg-type] # of the same type
     same.ClearField("request_id")
-    return hashlib.sha256(same.SerializeToString(deterministic=True)).digest()
+    name = request.DESCRIPTOR.full_name.encode()
+    return hashlib.sha256(name + b"\0" + same.SerializeToString(deterministic=True)).digest()

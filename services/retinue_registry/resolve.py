@@ -10,13 +10,10 @@ from retinue_registry.nearest import nearest
 from retinue_registry.references import explain
 
 
-def not_found(catalog: Catalog, key: Key, version: int = 0) -> ComponentNotFoundError:
-    """The error that says that a component, or a version of it, does not exist."""
+def not_found(catalog: Catalog, key: Key) -> ComponentNotFoundError:
+    """The error that says that a component does not exist."""
     namespace, kind, name = key
     where = "" if namespace == "default" else f" in the namespace {namespace}"
-    if version and key in catalog:
-        message = f"the {kind} {name!r}{where} has no version {version}"
-        return ComponentNotFoundError(message, namespace=namespace, kind=kind, name=name, version=version)
     near = nearest(name, catalog.names(namespace, kind))
     return ComponentNotFoundError(
         explain(key, near) + where + ("" if near else f": `retinue get {kind}` lists them"),

@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from retinue_kit.settings import ServiceSettings
+from retinue_registry.files.anchors import Roots, find_user_folder
 from retinue_registry.files.discover import ANCHOR, find_anchor
+from retinue_registry.files.packaged import find_packages
+
+STORE_FORMS = "use `sqlite`, `sqlite:PATH` or a mongodb:// address with a database name"
 
 
 class RegistrySettings(ServiceSettings):
@@ -24,6 +28,19 @@ class RegistrySettings(ServiceSettings):
     data_dir: Path | None = None
     """Where the SQLite file is. Where it is not set: `.retinue` in the project's folder, without a project
     `~/.local/share/retinue`."""
+    store: str = Field(default="sqlite", validation_alias="RETINUE_REGISTRY_STORE")
+    """Where components are kept: `sqlite`, `sqlite:PATH`, or `mongodb://HOST/DATABASE`."""
+    retain_versions: int = Field(default=1000, ge=1)
+    """How many versions of a component are kept beside the current one, or beside its end."""
+    retain_requests_hours: float = Field(default=168.0, gt=0)
+    """How long a request_id is known, and answered as the first time."""
+    user_dir: str | None = None
+    """The folder of the user's own retinue.yaml; empty: none. Where it is not set: `retinue` in
+    `$XDG_CONFIG_HOME`, or in `~/.config`."""
+    watch_files: bool = True
+    """Whether edits of files are taken up at once."""
+    watch_files_poll: bool = False
+    """Whether files are looked at every second, for disks that do not tell of changes."""
     watch_heartbeat_s: float = Field(default=20.0, gt=0)
     """How long a watch is silent before it says that it stands."""
     watch_queue_size: int = Field(default=1000, ge=1)
@@ -38,8 +55,25 @@ class RegistrySettings(ServiceSettings):
             raise ValueError(f"RETINUE_PROJECT is {self.project}, and there is no {ANCHOR} in that folder")
         return anchor
 
-    def store_folder(self, anchor: Path | None) -> Path:
-        """Where the registry keeps its data."""
+    def roots(self, anchor: Path | None) -> Roots:
+        """Where files are looked for; `anchor` is the project's."""
+        return Roots(anchor, find_user_folder(self.user_dir), find_packages())
+
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, store: str) -> str:
+        if store == "sqlite" or store.startswith(("mongodb://", "mongodb+srv://")):
+            return store
+        if store.removeprefix("sqlite:") not in {"", store}:
+            return store
+        raise ValueError(f"{store!r} is not a store: {STORE_FORMS}")
+
+    def sqlite_path(self, anchor: Path | None) -> Path | None:
+        """The SQLite file of the registry for a project; None where the store is MongoDB."""
+        if self.store != "sqlite":
+            path = self.store.removeprefix("sqlite:")
+            return Path(path).absolute() if path != self.store else None
         if self.data_dir:
-            return self.data_dir.absolute()
-        return anchor.parent / ".retinue" if anchor else Path.home() / ".local" / "share" / "retinue"
+            return self.data_dir.absolute() / "registry.db"
+        home = anchor.parent / ".retinue" if anchor else Path.home() / ".local" / "share" / "retinue"
+        return home / "registry.db"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from retinue.errors import RevisionCompactedError
 from retinue_registry.component import Change, Key, Version
 
 
@@ -37,14 +38,40 @@ class Write:
     request: RequestRecord | None = None
 
 
-class Store(Protocol):
-    """Keeps every version of every component. Failures come out as StoreUnavailableError.
+def compacted(after: int, oldest: int) -> RevisionCompactedError:
+    """The error for changes after a revision that are not kept; `oldest` is the first to go on from."""
+    return RevisionCompactedError(
+        f"the changes after revision {after} are not kept any more, only those after {oldest}: list again, "
+        "and watch from the list's revision",
+        after_revision=after,
+        oldest_revision=oldest,
+    )
 
-    Methods may be called side by side, except for `write`, which has one caller at a time.
+
+def removed(revision: int, oldest: int) -> RevisionCompactedError:
+    """The error for a version that is not kept."""
+    return RevisionCompactedError(
+        f"the version of revision {revision} is not kept any more, nor are others up to revision {oldest}: "
+        "get the components as they are now",
+        after_revision=revision - 1,
+        oldest_revision=oldest,
+    )
+
+
+class Store(Protocol):
+    """Keeps the versions of every component. Failures come out as StoreUnavailableError.
+
+    Methods may be called side by side, except for those that write: they have one caller at a time.
     """
 
     async def revision(self) -> int:
-        """The store's revision; 0 where nothing was ever written."""
+        """The store's revision; 0 where nothing was ever written.
+
+        After a write that failed it tells whether the write was stored all the same, and settles that.
+        """
+
+    async def compacted_revision(self) -> int:
+        """The highest revision that was ever removed; 0: none. Changes after it are all kept."""
 
     async def current(self) -> list[Version]:
         """The newest version of every key, the ends of deleted ones included."""
@@ -52,17 +79,33 @@ class Store(Protocol):
     async def version(self, key: Key, version: int) -> Version | None:
         """One version; None where there is none, or it is an end."""
 
+    async def versions(self, key: Key, below: int, limit: int) -> list[Version]:
+        """The versions of a key that are kept, the newest first, the ends included.
+
+        Only those below a number; 0: from the newest.
+        """
+
     async def at(self, revisions: Sequence[int]) -> list[Version]:
-        """The versions with these revisions, in that order."""
+        """The versions with these revisions, in that order. Raises RevisionCompactedError for one removed."""
 
     async def changes(self, namespace: str, after: int, through: int, limit: int) -> list[Change]:
         """The first changes of a namespace after one revision and up to another, in order.
 
-        At most `limit` of them and about BATCH_BYTES, at least one where there is any.
+        At most `limit` of them and about BATCH_BYTES, at least one where there is any. Raises
+        RevisionCompactedError where changes after the first revision were removed.
         """
 
     async def request(self, namespace: str, request_id: str) -> RequestRecord | None:
         """What is known of a request_id."""
 
     async def write(self, write: Write) -> None:
-        """Store all of it, durably. Raises StoreUnavailableError where somebody else wrote in between."""
+        """Store all of it, durably. Raises StoreUnavailableError where somebody else wrote in between.
+
+        Where the database is lost meanwhile, that error leaves open whether it is stored; `revision` tells.
+        """
+
+    async def remove_versions(self, key: Key, below: int, limit: int) -> int:
+        """Remove the versions of a key below a number, at most so many, the oldest first; return how many."""
+
+    async def remove_requests(self, before_us: int, limit: int) -> int:
+        """Remove what is known of requests before a time, at most so many; return how many."""

@@ -1,1 +1,1 @@
-"""A project's files: found, read with their line numbers, and checked."""
+"""The files of components: found, read with their line numbers, and checked."""

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from retinue_registry.files.tree import MAX_FILE_BYTES, Fault, UnreadableError
@@ -18,13 +18,16 @@ def find_anchor(start: Path) -> Path | None:
     return next((folder / ANCHOR for folder in (start, *start.parents) if (folder / ANCHOR).is_file()), None)
 
 
-def find_included(root: Path, patterns: Sequence[str], taken: Path) -> Iterator[Path | Fault]:
-    """Yield the files that match, each once whatever its names, without `taken`.
+def find_included(
+    root: Path, patterns: Sequence[str], taken: Path, others: Sequence[Path] = ()
+) -> Iterator[Path | Fault]:
+    """Yield the files that match, each once whatever its names, without `taken` and what lies in `others`.
 
     What is wrong comes as faults: their place is the number of the pattern, their line is 0.
     """
     real_root = os.path.realpath(root)
     seen = {os.path.realpath(taken)}
+    passed_over = {os.path.realpath(each) for each in others}
     for number, pattern in enumerate(patterns):
         paths = _matching(root, pattern)
         if isinstance(paths, str):
@@ -32,11 +35,14 @@ def find_included(root: Path, patterns: Sequence[str], taken: Path) -> Iterator[
             continue
         for path in paths:
             real = os.path.realpath(path)
-            if real in seen:
+            if real in seen or (passed_over and _inside(real, passed_over)):
                 continue
             seen.add(real)
             where = path.relative_to(root).as_posix()
-            if os.path.commonpath([real, real_root]) != real_root:
+            if not _is_text(where):
+                shown = where.encode(errors="backslashreplace").decode()
+                yield Fault(0, (number,), f"{shown} has a name that is not UTF-8: rename it")
+            elif os.path.commonpath([real, real_root]) != real_root:
                 yield Fault(0, (number,), f"{where} is a link to a file outside the project's folder")
             elif path.suffix not in SUFFIXES:
                 yield Fault(0, (number,), f"{where} does not end in .yaml, .yml or .json")
@@ -45,6 +51,18 @@ def find_included(root: Path, patterns: Sequence[str], taken: Path) -> Iterator[
                 return
             else:
                 yield path
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _inside(path: str, folders: Collection[str]) -> bool:
+    return any(str(parent) in folders for parent in Path(path).parents)
 
 
 def _matching(root: Path, pattern: str) -> list[Path] | str:

@@ -1,110 +1,73 @@
-"""Loads a project: the anchor and what it includes, with everything that is wrong, all at once."""
+"""Reads the files of one anchor: itself, and what it includes."""
 
-import functools
-from collections.abc import Collection
-from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from retinue_registry.circles import explain_circle, find_circles
-from retinue_registry.component import Key, Problem
+from retinue_registry.component import Key
+from retinue_registry.files.anchors import Anchor
 from retinue_registry.files.discover import find_included
-from retinue_registry.files.source_file import INCLUDE, SourceFile, read_source_file
-from retinue_registry.files.tree import Fault, Place
-from retinue_registry.kinds import KINDS
-from retinue_registry.references import explain
-
-MAX_SUGGESTIONS = 200
-"""Dangling references that get the nearest names: looking for those takes milliseconds each."""
+from retinue_registry.files.packaged import ENTRY_POINTS
+from retinue_registry.files.reading import FileReader
+from retinue_registry.files.source_file import INCLUDE, SourceFile
+from retinue_registry.files.tree import Fault
 
 
 @dataclass(slots=True)
 class Project:
-    """The files of a project, as they were when it was loaded."""
+    """The files of one anchor, as they were when they were read."""
 
-    root: Path
-    files: list[SourceFile]
-    """The anchor first, then in the order of its `include`."""
+    anchor: Anchor
+    read: list[SourceFile]
+    """As the reader has them: the anchor first, then in the order of its `include`."""
     complete: bool
-    """Whether the anchor could be read, so that every file of the project is among `files`."""
+    """Whether the anchor could be read, so that every file is among them."""
+    faults: tuple[Fault, ...] = ()
+    """What is wrong with the anchor's `include`."""
+    files: list[SourceFile] = field(default_factory=list)
+    """The same, to note what is wrong between them in."""
 
     @property
-    def problems(self) -> list[Problem]:
-        """All that is wrong, in the order of path and line."""
-        return sorted(problem for file in self.files for problem in file.problems)
+    def prefix(self) -> str:
+        """With what the paths of its files begin."""
+        relative = self.anchor.root.relative_to(self.anchor.folder).as_posix()
+        return "" if relative == "." else f"{relative}/"
 
     @property
-    def declared(self) -> dict[Key, tuple[SourceFile, int]]:
-        """The file and line of every component whose name could be read; the first counts."""
-        result: dict[Key, tuple[SourceFile, int]] = {}
+    def state(self) -> tuple[object, ...]:
+        """Equal where nothing has changed."""
+        return (self.anchor, self.complete, self.faults, tuple(self.read))
+
+    def open_files(self) -> None:
+        """Begin to check it, from what the reader has."""
+        self.files = [file.copy() for file in self.read]
+        for fault in (*self.anchor.faults, *self.faults):
+            self.files[0].problem(fault.place, fault.message)
+        self._check_unique()
+
+    def _check_unique(self) -> None:
+        declared: dict[Key, tuple[SourceFile, int]] = {}
         for file in self.files:
             for key, line in file.declared.items():
-                result.setdefault(key, (file, line))
-        return result
+                other, first = declared.setdefault(key, (file, line))
+                if other is not file:
+                    message = f"the {key.kind} {key.name!r} stands in {other.path}:{first} already"
+                    file.problem((f"{key.kind}s", key.name), message, line=line)
 
 
-def load_project(anchor: Path, *, elsewhere: Collection[Key] = ()) -> Project:
-    """Read a project's files and check them, references included. It blocks: call it from a thread.
-
-    `elsewhere` names the components that exist without standing in a file.
-    """
-    root = anchor.parent.absolute()
-    first = read_source_file(anchor, anchor.name, anchor=True)
-    project = Project(root, [first], complete=first.include is not None)
-    for found in find_included(root, first.include or [], anchor):
-        if isinstance(found, Fault):
-            first.problem((INCLUDE, *found.place), found.message)
-        else:
-            project.files.append(read_source_file(found, found.relative_to(root).as_posix()))
-    _check_unique(project)
-    _check_references(project, frozenset(elsewhere))
-    _check_circles(project, frozenset(elsewhere))
-    return project
+def read_project(anchor: Anchor, reader: FileReader) -> Project:
+    """Read the files of an anchor. It blocks."""
+    if anchor.missing:
+        return Project(anchor, [_missing(anchor)], complete=False)
+    first = reader.read(anchor.path, anchor)
+    if first.include is None or first.projects is None:
+        return Project(anchor, [first], complete=False)
+    found = list(find_included(anchor.root, first.include, anchor.path, anchor.others))
+    faults = tuple(each._replace(place=(INCLUDE, *each.place)) for each in found if isinstance(each, Fault))
+    files = [reader.read(each, anchor) for each in found if not isinstance(each, Fault)]
+    return Project(anchor, [first, *files], complete=True, faults=faults)
 
 
-def _check_unique(project: Project) -> None:
-    declared = project.declared
-    for file in project.files:
-        for key, line in file.declared.items():
-            other, first = declared[key]
-            if other is not file:
-                message = f"the {key.kind} {key.name!r} stands in {other.path}:{first} already"
-                file.problems.append(
-                    Problem(file.path, line, f"{key.kind}s.{key.name}", message, file.namespace)
-                )
-
-
-def _check_references(project: Project, elsewhere: frozenset[Key]) -> None:
-    declared = project.declared
-    names: dict[tuple[str, str], list[str]] = {}
-    for namespace, kind, name in {*declared, *elsewhere}:
-        names.setdefault((namespace, kind), []).append(name)
-
-    @functools.cache
-    def why(missing: Key) -> str:
-        suggest = why.cache_info().currsize < MAX_SUGGESTIONS
-        return explain(missing, sorted(names.get((missing.namespace, missing.kind), ())) if suggest else ())
-
-    for file in project.files:
-        for place, _, needed in file.needs:
-            if needed not in declared and needed not in elsewhere:
-                file.problem(place, why(needed))
-
-
-def _check_circles(project: Project, elsewhere: frozenset[Key]) -> None:
-    """Note each step of the circles among the files; what stands elsewhere too is not the file's."""
-    declared = project.declared
-    steps: dict[Key, dict[Key, tuple[SourceFile, Place]]] = {}
-    for file in project.files:
-        for place, holder, needed in file.needs:
-            if KINDS[needed.kind].refers and holder not in elsewhere:
-                steps.setdefault(holder, {}).setdefault(needed, (file, place))
-
-    def where(key: Key) -> str:
-        file, line = declared[key]
-        return f"{file.path}:{line}"
-
-    for circle in find_circles(steps, lambda key: steps.get(key, ())):
-        for holder, needed in pairwise(circle):
-            file, place = steps[holder][needed]
-            file.problem(place, explain_circle(circle, holder, where))
+def _missing(anchor: Anchor) -> SourceFile:
+    path = anchor.path.relative_to(anchor.folder).as_posix()
+    file = SourceFile(ENTRY_POINTS if anchor.distribution else path, anchor.layer, anchor.distribution)
+    file.problem((), anchor.missing)
+    return file

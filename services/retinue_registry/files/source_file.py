@@ -1,11 +1,11 @@
 """Checks one file: from its tree to drafts, and to everything that is wrong with it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from retinue_registry.component import DEFAULT_NAMESPACE, Draft, FileSource, Key, Problem
+from retinue_registry.component import DEFAULT_NAMESPACE, Draft, FileSource, Key, Layer, Problem
 from retinue_registry.files.discover import ANCHOR, read_text
 from retinue_registry.files.json_tree import read_json
 from retinue_registry.files.tree import Place, Tree, UnreadableError
@@ -17,6 +17,8 @@ from retinue_registry.validation import LABELS, check_labels, check_name, check_
 
 NAMESPACE = "namespace"
 INCLUDE = "include"
+PROJECTS = "projects"
+_OF_ANCHOR = (INCLUDE, PROJECTS)
 _PLURALS = {kind.plural: kind for kind in KINDS.values()}
 
 
@@ -29,12 +31,14 @@ class Need(NamedTuple):
     needed: Key
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class SourceFile:
-    """What one file of a project gives."""
+    """What one file gives."""
 
     path: str
-    """Relative to the project's folder, with `/`."""
+    """Relative to the folder of its layer, with `/`."""
+    layer: Layer = Layer.PROJECT
+    distribution: str = ""
     namespace: str | None = None
     """None where it could not be read."""
     drafts: list[Draft] = field(default_factory=list)
@@ -43,6 +47,8 @@ class SourceFile:
     """The line of each component whose name could be read, right or wrong."""
     include: list[str] | None = None
     """The anchor's patterns; None where they could not be read, or it is not the anchor."""
+    projects: list[str] | None = None
+    """The folders that a workspace's anchor lists, as `include`."""
     problems: list[Problem] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     """What its components refer to, those of wrong ones too."""
@@ -51,20 +57,31 @@ class SourceFile:
     def problem(self, place: Place, message: str, *, line: int | None = None) -> None:
         """Note what is wrong at a place."""
         line = self.tree.line(place) if line is None else line
-        self.problems.append(Problem(self.path, line, field_text(place), message, self.namespace))
+        self.problems.append(
+            Problem(
+                self.path, line, field_text(place), message, self.namespace, self.layer, self.distribution
+            )
+        )
+
+    def copy(self) -> "SourceFile":
+        """The same file, to note further problems in."""
+        return replace(self, problems=[*self.problems])
 
 
 def read_source_file(path: Path, relative: str, *, anchor: bool = False) -> SourceFile:
     """Read and check one file. It never raises for what the file holds."""
     result = SourceFile(relative)
     try:
-        text = read_text(path)
-        result.tree = read_json(text) if path.suffix == ".json" else read_yaml(text)
+        check_text(result, read_text(path), path, anchor=anchor)
     except UnreadableError as error:
         result.problem((), error.message, line=error.line)
-        return result
-    _check(result, path.parent.absolute(), anchor=anchor)
     return result
+
+
+def check_text(result: SourceFile, text: str, path: Path, *, anchor: bool) -> None:
+    """Check the text of a file, which stands at `path`. Raises UnreadableError."""
+    result.tree = read_json(text) if path.suffix == ".json" else read_yaml(text)
+    _check(result, path.parent.absolute(), anchor=anchor)
 
 
 def _check(result: SourceFile, folder: Path, *, anchor: bool) -> None:
@@ -80,23 +97,25 @@ def _check(result: SourceFile, folder: Path, *, anchor: bool) -> None:
     for line, place, message in result.tree.faults:
         result.problem(place, message, line=line)
     if anchor:
-        result.include = _include(result, data)
-    elif INCLUDE in data:
-        result.problem((INCLUDE,), f"is only allowed in {ANCHOR}")
-    names = [NAMESPACE, *([INCLUDE] if anchor else []), *_PLURALS]
+        result.include = _texts(result, data, INCLUDE, 'patterns, for example ["agents/*.yaml"]')
+        result.projects = _texts(result, data, PROJECTS, 'folders, for example ["services/billing"]')
+    for name in _OF_ANCHOR:
+        if name in data and not anchor:
+            result.problem((name,), f"is only allowed in {ANCHOR}")
+    names = [NAMESPACE, *(_OF_ANCHOR if anchor else []), *_PLURALS]
     for name, value in data.items():
         if name in _PLURALS:
             _check_kind(result, _PLURALS[name], value, folder)
-        elif name not in {NAMESPACE, INCLUDE}:
+        elif name not in {NAMESPACE, *_OF_ANCHOR}:
             near = did_you_mean(name, names)
             result.problem((name,), "there is no such key" + (near or f"; there are {', '.join(names)}"))
 
 
-def _include(result: SourceFile, data: Mapping[str, Any]) -> list[str] | None:
-    patterns = data.get(INCLUDE, [])
-    if isinstance(patterns, list) and all(isinstance(each, str) and each for each in patterns):
-        return patterns
-    result.problem((INCLUDE,), 'must be a list of patterns, for example ["agents/*.yaml"]')
+def _texts(result: SourceFile, data: Mapping[str, Any], name: str, what: str) -> list[str] | None:
+    texts = data.get(name, [])
+    if isinstance(texts, list) and all(isinstance(each, str) and each for each in texts):
+        return texts
+    result.problem((name,), f"must be a list of {what}")
     return None
 
 
@@ -130,7 +149,7 @@ def _check_entry(result: SourceFile, kind: Kind, name: str, entry: Mapping[str, 
             result.needs.append(Need((*place, *where), holder, Key(result.namespace, needed, wanted)))
     if spec is None or broken_labels or result.namespace is None:
         return
-    source = FileSource(result.path, result.tree.line(place))
+    source = FileSource(result.path, result.tree.line(place), result.layer, result.distribution)
     key = Key(result.namespace, kind.name, name)
     result.drafts.append(Draft(key, labels, spec.in_folder(folder), source, field_text(place)))
 

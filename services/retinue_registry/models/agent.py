@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from retinue_registry.models.fields import (
     INT32_MAX,
@@ -19,6 +19,8 @@ from retinue_registry.models.fields import (
     Spec,
     Text,
     once_each,
+    optional,
+    required,
 )
 from retinue_registry.models.json_schema import JsonSchema
 from retinue_registry.models.llm import GenerationSettings
@@ -51,62 +53,74 @@ def _pattern(text: str) -> str:
     return text
 
 
-VariableName = Annotated[str, AfterValidator(_variable)]
+VariableName = Annotated[
+    str,
+    AfterValidator(_variable),
+    WithJsonSchema({"type": "string", "pattern": f"^(?:{_VARIABLE.pattern})$"}),
+]
 ToolPattern = Annotated[Required, Field(max_length=256), AfterValidator(_pattern)]
 
 
 class Budget(Part):
     """What one run may use."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=INT64_MAX)] | None = None
-    max_cost_nano_usd: Annotated[int, Field(ge=0, le=INT64_MAX)] | None = None
-    max_tool_calls: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
-    max_turns: Count | None = None
-    max_duration: Duration | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=INT64_MAX)] | None = optional(100_000)
+    max_cost_nano_usd: Annotated[int, Field(ge=0, le=INT64_MAX)] | None = optional(50_000_000)
+    max_tool_calls: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = optional(40)
+    max_turns: Count | None = optional(30)
+    max_duration: Duration | None = optional("10m")
 
 
 class ToolPolicy(Part):
     """A rule for some of an agent's tools."""
 
-    server: Name | None = None
-    tool: ToolPattern | None = None
-    approval: Literal["never", "always", "destructive"] | None = None
-    interrupted: Literal["repeat", "ask", "fail"] | None = None
+    server: Name | None = optional("tickets")
+    tool: ToolPattern | None = optional("delete_*")
+    approval: Literal["never", "always", "destructive"] | None = optional("always", default="never")
+    interrupted: Literal["repeat", "ask", "fail"] | None = optional("ask")
 
 
 class ToolSelector(Part):
     """Tools of MCP servers."""
 
-    server: Name | None = None
-    tool: ToolPattern | None = None
+    server: Name | None = optional("tickets")
+    tool: ToolPattern | None = optional("read_*")
 
 
 class AgentSpec(Spec):
     """An LLM with instructions and tools."""
 
-    description: Text | None = None
-    llm: Annotated[Name, RefersTo("llm")]
-    system_prompt: Text | None = None
-    mcp_servers: Annotated[list[Name], AfterValidator(once_each), RefersTo("mcp_server")] | None = None
-    generation: GenerationSettings | None = None
-    max_iterations: Count | None = None
-    tool_concurrency: Count | None = None
-    include_history: bool | None = None
-    timeout: Duration | None = None
-    fallback_llms: Annotated[list[Name], AfterValidator(once_each), RefersTo("llm")] | None = None
-    budget: Budget | None = None
-    agents: Annotated[list[Name], AfterValidator(once_each), RefersTo("agent")] | None = None
-    tool_policies: list[ToolPolicy] | None = None
-    ask_user: bool | None = None
-    output_schema: JsonSchema | None = None
-    max_repairs: Annotated[int, Field(ge=0, le=20)] | None = None
-    session_budget: Budget | None = None
-    max_context_tokens: Annotated[int, Field(ge=256, le=INT64_MAX)] | None = None
-    stall_after: Annotated[int, Field(ge=2, le=1000)] | None = None
-    variables: Annotated[dict[VariableName, Text], Field(max_length=MAX_VARIABLES)] | None = None
-    input_timeout: Duration | None = None
-    allowed_tools: list[ToolSelector] | None = None
-    excluded_tools: list[ToolSelector] | None = None
+    description: Text | None = optional("Answers questions about tickets.")
+    llm: Annotated[Name, RefersTo("llm")] = required("fast")
+    system_prompt: Text | None = optional("You help. Be brief.")
+    mcp_servers: Annotated[list[Name], AfterValidator(once_each), RefersTo("mcp_server")] | None = optional(
+        ["time", "tickets"]
+    )
+    generation: GenerationSettings | None = optional({"temperature": 0.2})
+    max_iterations: Count | None = optional(12, default=20)
+    tool_concurrency: Count | None = optional(2, default=8)
+    include_history: bool | None = optional(False, default=True)
+    timeout: Duration | None = optional("10m")
+    fallback_llms: Annotated[list[Name], AfterValidator(once_each), RefersTo("llm")] | None = optional(
+        ["claude"]
+    )
+    budget: Budget | None = optional({"max_turns": 30})
+    agents: Annotated[list[Name], AfterValidator(once_each), RefersTo("agent")] | None = optional(["editor"])
+    tool_policies: list[ToolPolicy] | None = optional([{"tool": "delete_*", "approval": "always"}])
+    ask_user: bool | None = optional(True, default=False)
+    output_schema: JsonSchema | None = optional(
+        {"type": "object", "properties": {"title": {"type": "string"}}}
+    )
+    max_repairs: Annotated[int, Field(ge=0, le=20)] | None = optional(3, default=2)
+    session_budget: Budget | None = optional({"max_tokens": 500_000})
+    max_context_tokens: Annotated[int, Field(ge=256, le=INT64_MAX)] | None = optional(60_000)
+    stall_after: Annotated[int, Field(ge=2, le=1000)] | None = optional(4, default=5)
+    variables: Annotated[dict[VariableName, Text], Field(max_length=MAX_VARIABLES)] | None = optional(
+        {"paper": "The Daily"}
+    )
+    input_timeout: Duration | None = optional("12h", default="24h")
+    allowed_tools: list[ToolSelector] | None = optional([{"server": "tickets", "tool": "read_*"}])
+    excluded_tools: list[ToolSelector] | None = optional([{"tool": "delete_*"}])
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from retinue_kit.secrets import REFERENCE
@@ -24,6 +32,20 @@ _REFERENCE_START = re.compile(r"\$\{\s*(env|file)\s*:")
 _BARE_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _UNIT_S = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
+
+
+def required(example: object) -> Any:
+    """A field that has to be set, with an example for people and editors."""
+    return Field(examples=[example])
+
+
+def optional(example: object, *, default: object = None) -> Any:
+    """A field that may be left out, with an example; `default` is what the services take then.
+
+    Nothing is filled in here: a spec holds what was written, and so do its versions.
+    """
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    return Field(default=None, examples=[example], json_schema_extra=extra)
 
 
 class Broken(NamedTuple):
@@ -184,15 +206,32 @@ def refuse(broken: Iterable[Broken]) -> None:
         raise ValidationError.from_exception_data("field", details)
 
 
-Name = Annotated[str, AfterValidator(_name)]
+def _text_like(pattern: re.Pattern[str], *, whole: bool = True) -> WithJsonSchema:
+    """What editors are told of a text; the validators say the same in words."""
+    found = f"^(?:{pattern.pattern})$" if whole else pattern.pattern
+    return WithJsonSchema({"type": "string", "pattern": found})
+
+
+Name = Annotated[str, AfterValidator(_name), _text_like(NAME)]
 Text = Annotated[str, AfterValidator(_plain)]
 Required = Annotated[str, Field(min_length=1), AfterValidator(_plain)]
 SecretText = Annotated[str, AfterValidator(_secret), Secret()]
-KeyReference = Annotated[SecretText, AfterValidator(_key_reference)]
-Url = Annotated[str, AfterValidator(_url)]
-Duration = Annotated[str, BeforeValidator(_duration)]
-EnvName = Annotated[str, _matches(_ENV_NAME, "an environment variable")]
-HeaderName = Annotated[str, _matches(_HEADER_NAME, "an HTTP header")]
+KeyReference = Annotated[SecretText, AfterValidator(_key_reference), _text_like(REFERENCE, whole=False)]
+Url = Annotated[str, AfterValidator(_url), _text_like(re.compile("^https?://"), whole=False)]
+Duration = Annotated[
+    str,
+    BeforeValidator(_duration),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": f"^\\s*(?:{_DURATION.pattern})\\s*$"},
+                {"type": "number", "exclusiveMinimum": 0},
+            ]
+        }
+    ),
+]
+EnvName = Annotated[str, _matches(_ENV_NAME, "an environment variable"), _text_like(_ENV_NAME)]
+HeaderName = Annotated[str, _matches(_HEADER_NAME, "an HTTP header"), _text_like(_HEADER_NAME)]
 Headers = Annotated[dict[HeaderName, SecretText], Secret()]
 Count = Annotated[int, Field(ge=1, le=INT32_MAX)]
 LabelKey = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_plain)]
@@ -203,7 +242,9 @@ MAX_LABELS = 64
 class Labels(Part):
     """The labels of a component of any kind."""
 
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = {}
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = Field(
+        default={}, examples=[{"team": "support"}]
+    )
 
 
 def secret_in_folder(text: str, folder: Path) -> str:

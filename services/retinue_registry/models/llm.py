@@ -17,7 +17,9 @@ from retinue_registry.models.fields import (
     Spec,
     Text,
     Url,
+    optional,
     relative_references,
+    required,
     secret_in_folder,
 )
 
@@ -27,36 +29,38 @@ Price = Annotated[int, Field(ge=0, le=INT64_MAX)]
 class GenerationSettings(Part):
     """How a model writes."""
 
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=INT64_MAX)] | None = None
-    seed: Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] | None = None
-    stop: Annotated[list[Required], Field(max_length=4)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = optional(0.2)
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = optional(0.9)
+    max_output_tokens: Annotated[int, Field(ge=1, le=INT64_MAX)] | None = optional(2_000)
+    seed: Annotated[int, Field(ge=-INT64_MAX - 1, le=INT64_MAX)] | None = optional(7)
+    stop: Annotated[list[Required], Field(max_length=4)] | None = optional(["END"])
 
 
 class LlmPrice(Part):
     """What a model costs, in billionths of a US dollar for a million tokens."""
 
-    input_nano_usd_per_million: Price | None = None
-    output_nano_usd_per_million: Price | None = None
-    cached_input_nano_usd_per_million: Price | None = None
+    input_nano_usd_per_million: Price | None = optional(150_000_000)
+    output_nano_usd_per_million: Price | None = optional(600_000_000)
+    cached_input_nano_usd_per_million: Price | None = optional(75_000_000)
 
 
 class LlmSpec(Spec):
     """A language model and how to reach it."""
 
-    description: Text | None = None
-    model: Required
-    protocol: Literal["openai_chat"] | None = None
-    transport: Literal["auto", "direct", "litellm"] | None = None
-    base_url: Url | None = None
-    api_key: KeyReference | None = None
-    headers: Headers | None = None
-    generation: GenerationSettings | None = None
-    timeout: Duration | None = None
-    price: LlmPrice | None = None
-    max_retries: Annotated[int, Field(ge=0, le=20)] | None = None
-    structured_output: Literal["auto", "native", "instruction"] | None = None
+    description: Text | None = optional("Quick and cheap.")
+    model: Required = required("gpt-4o-mini")
+    protocol: Literal["openai_chat"] | None = optional("openai_chat")
+    transport: Literal["auto", "direct", "litellm"] | None = optional("direct", default="auto")
+    base_url: Url | None = optional("https://api.openai.com/v1")
+    api_key: KeyReference | None = optional("${env:OPENAI_API_KEY}")
+    headers: Headers | None = optional({"X-Team": "${env:TEAM_KEY}"})
+    generation: GenerationSettings | None = optional({"temperature": 0.2})
+    timeout: Duration | None = optional("90s", default="120s")
+    price: LlmPrice | None = optional({"input_nano_usd_per_million": 150_000_000})
+    max_retries: Annotated[int, Field(ge=0, le=20)] | None = optional(4, default=2)
+    structured_output: Literal["auto", "native", "instruction"] | None = optional(
+        "instruction", default="auto"
+    )
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ConfigDict
 
 from retinue_registry.models.fields import (
     Broken,
@@ -21,7 +21,9 @@ from retinue_registry.models.fields import (
     Text,
     Url,
     once_each,
+    optional,
     relative_references,
+    required,
     secret_in_folder,
 )
 
@@ -43,10 +45,10 @@ Root = Annotated[Required, AfterValidator(_root)]
 class StdioTransport(Part):
     """A server that the host starts as a process."""
 
-    command: Required
-    args: list[Text] | None = None
-    env: Annotated[dict[EnvName, SecretText], Secret()] | None = None
-    cwd: Required | None = None
+    command: Required = required("uvx")
+    args: list[Text] | None = optional(["mcp-server-time"])
+    env: Annotated[dict[EnvName, SecretText], Secret()] | None = optional({"TOKEN": "${env:TOKEN}"})
+    cwd: Required | None = optional("tools")
 
     def without_folder(self) -> Iterator[Broken]:
         """Yield the relative paths of the process and its secrets."""
@@ -63,25 +65,25 @@ class StdioTransport(Part):
 class TlsSettings(Part):
     """How a TLS connection is made."""
 
-    ca_file: Required | None = None
-    cert_file: Required | None = None
-    key_file: Required | None = None
+    ca_file: Required | None = optional("certs/ca.pem")
+    cert_file: Required | None = optional("certs/client.pem")
+    key_file: Required | None = optional("certs/client.key")
 
 
 class StreamableHttpTransport(Part):
     """A server that is there already."""
 
-    url: Url
-    headers: Headers | None = None
-    tls: TlsSettings | None = None
+    url: Url = required("https://example.com/mcp")
+    headers: Headers | None = optional({"Authorization": "Bearer ${env:TOKEN}"})
+    tls: TlsSettings | None = optional({"ca_file": "certs/ca.pem"})
 
 
 class SseTransport(Part):
     """A server that is there already, of an older kind."""
 
-    url: Url
-    headers: Headers | None = None
-    tls: TlsSettings | None = None
+    url: Url = required("https://example.com/sse")
+    headers: Headers | None = optional({"Authorization": "Bearer ${env:TOKEN}"})
+    tls: TlsSettings | None = optional({"ca_file": "certs/ca.pem"})
 
 
 def _needs_folder(command: str) -> bool:
@@ -92,19 +94,21 @@ def _needs_folder(command: str) -> bool:
 class McpServerSpec(Spec):
     """An MCP server and how to start or reach it."""
 
-    description: Text | None = None
-    stdio: StdioTransport | None = None
-    streamable_http: StreamableHttpTransport | None = None
-    connect_timeout: Duration | None = None
-    call_timeout: Duration | None = None
-    idle_timeout: Duration | None = None
-    allow_sampling: bool | None = None
-    sse: SseTransport | None = None
-    scope: Literal["shared", "session", "run"] | None = None
-    prewarm: bool | None = None
-    max_concurrent_calls: Count | None = None
-    max_queued_calls: Count | None = None
-    roots: Annotated[list[Root], AfterValidator(once_each)] | None = None
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in TRANSPORTS]})
+
+    description: Text | None = optional("Tells the time.")
+    stdio: StdioTransport | None = optional({"command": "uvx", "args": ["mcp-server-time"]})
+    streamable_http: StreamableHttpTransport | None = optional({"url": "https://example.com/mcp"})
+    connect_timeout: Duration | None = optional("10s", default="30s")
+    call_timeout: Duration | None = optional("2m", default="60s")
+    idle_timeout: Duration | None = optional("1h", default="5m")
+    allow_sampling: bool | None = optional(True, default=False)
+    sse: SseTransport | None = optional({"url": "https://example.com/sse"})
+    scope: Literal["shared", "session", "run"] | None = optional("session", default="shared")
+    prewarm: bool | None = optional(True, default=False)
+    max_concurrent_calls: Count | None = optional(8, default=64)
+    max_queued_calls: Count | None = optional(100, default=1_000)
+    roots: Annotated[list[Root], AfterValidator(once_each)] | None = optional(["data"])
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

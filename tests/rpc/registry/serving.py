@@ -34,6 +34,7 @@ async def serving(root: Path, *, namespace: str = "default", **changes: Any) -> 
         "address": "127.0.0.1:0",
         "metrics_address": "",
         "project": root,
+        "user_dir": "",
         "stop_grace_s": 1.0,
     }
     settings = RegistrySettings(**(given | changes))
@@ -58,18 +59,24 @@ class Process:
 
 
 @asynccontextmanager
-async def process(root: Path) -> AsyncIterator[Process]:
-    """Start the registry's process on the project in a folder, and kill it at the end."""
+async def process(root: Path, *under: str, **environment: str) -> AsyncIterator[Process]:
+    """Start the registry's process on the project in a folder, and kill it at the end.
+
+    `under` is a command that becomes the one that is named after it.
+    """
     (root / "retinue.yaml").touch()
     started = await asyncio.create_subprocess_exec(
+        *under,
         sys.executable,
         "-m",
         "retinue_registry",
         env={
             **{name: value for name, value in os.environ.items() if not name.startswith("RETINUE_")},
             "RETINUE_PROJECT": str(root),
+            "RETINUE_USER_DIR": "",
             "RETINUE_REGISTRY_ADDRESS": "127.0.0.1:0",
             "RETINUE_REGISTRY_METRICS_ADDRESS": "",
+            **environment,
         },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 
 from retinue.client import Components
 from retinue.errors import (
+    ComponentInUseError,
     ComponentInvalidError,
     ComponentNotFoundError,
     EtagMismatchError,
@@ -23,10 +24,19 @@ from tests.rpc.registry.serving import AGENT, BOUND_S, LLM, agent, llm, server, 
 CREATED = service_pb2.APPLY_OUTCOME_CREATED
 UPDATED = service_pb2.APPLY_OUTCOME_UPDATED
 UNCHANGED = service_pb2.APPLY_OUTCOME_UNCHANGED
+DELETED = service_pb2.APPLY_OUTCOME_DELETED
 
 
 async def names(components: Components) -> list[str]:
     return [each.name async for each in components.list()]
+
+
+def told(response: service_pb2.ApplyComponentsResponse) -> list[tuple[str, int, list[str]]]:
+    """What became of which component, and which of its fields are others."""
+    return [
+        (each.component.name, each.outcome, [change.path for change in each.changes])
+        for each in response.applied
+    ]
 
 
 async def test_a_set_is_stored_and_each_change_makes_a_version_and_a_revision(tmp_path: Path) -> None:
@@ -229,8 +239,8 @@ async def test_of_32_writers_every_accepted_write_is_a_version(tmp_path: Path) -
         by_version = sorted(accepted, key=lambda each: each.version)
         revisions = [each.revision for each in by_version]
         assert revisions == sorted(set(revisions))
-        for each in by_version[::17]:
-            assert await components.get(LLM, "fast", version=each.version) == each
+        assert [each.component async for each in components.versions(LLM, "fast")] == by_version[::-1]
+        assert await components.get(LLM, "fast", version=17) == by_version[16]
 
 
 async def test_of_writers_with_the_same_etag_one_wins(tmp_path: Path) -> None:
@@ -263,3 +273,108 @@ async def test_a_write_whose_caller_went_away_is_whole_or_not_there(tmp_path: Pa
                 except ComponentNotFoundError:
                     there.append(0)
             assert there in ([0, 0], [1, 1])
+
+
+async def test_what_is_updated_comes_with_what_is_another_now(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        await components.apply([llm("fast"), llm("slow"), agent("a")])
+        answer = await components.apply([agent("a", "slow", max_iterations=3), llm("new"), llm("fast")])
+        assert told(answer) == [
+            ("a", UPDATED, ["llm", "max_iterations"]),
+            ("new", CREATED, []),
+            ("fast", UNCHANGED, []),
+        ]
+        change = answer.applied[0].changes[0]
+        assert (change.before_json, change.after_json) == ('"fast"', '"slow"')
+
+
+async def test_a_dry_run_tells_what_would_be_done_and_stores_nothing(tmp_path: Path) -> None:
+    wanted = [llm("fast", "m2"), llm("new"), agent("a", "new")]
+    async with serving(tmp_path) as components:
+        before = await components.apply([llm("fast"), llm("old"), agent("a")])
+        plan = await components.apply(wanted, dry_run=True, prune=True, request_id="r")
+        assert told(plan) == [
+            ("fast", UPDATED, ["model"]),
+            ("new", CREATED, []),
+            ("a", UPDATED, ["llm"]),
+            ("old", DELETED, []),
+        ]
+        assert plan.revision == before.revision
+        planned = plan.applied[0].component
+        assert planned.llm.model == "m2"
+        assert (planned.version, planned.etag, planned.revision) == (0, "", 0)
+        assert planned.create_time == before.applied[0].component.create_time
+        assert plan.applied[3].component == before.applied[1].component
+        assert await names(components) == ["fast", "old", "a"]
+        with pytest.raises(ReferenceNotFoundError):
+            await components.apply([agent("b", "none")], dry_run=True)
+        # Neither the request_id is taken, nor what would be stored is mistaken for what is.
+        done = await components.apply(wanted, prune=True, request_id="r")
+        assert told(done) == told(plan)
+        assert [each.component.version for each in done.applied] == [2, 1, 2, 1]
+        assert done.applied[0].component == await components.get(LLM, "fast")
+        assert told(await components.apply([llm("x")], dry_run=True, request_id="r")) == [("x", CREATED, [])]
+        assert await names(components) == ["fast", "new", "a"]
+
+
+async def test_prune_deletes_what_came_by_api_and_is_not_in_the_set(tmp_path: Path) -> None:
+    (tmp_path / "retinue.yaml").write_text("llms:\n  file: {model: m}\n  taken: {model: m}\n")
+    team = {"team": "a", "x": "y"}
+    async with serving(tmp_path) as components:
+        elsewhere = llm("elsewhere", namespace="other")
+        await components.apply([llm("kept"), llm("b"), llm("a"), llm("taken", "api"), elsewhere])
+        first = await components.apply([llm("kept", "m2")], prune=True, request_id="r")
+        assert told(first) == [
+            ("kept", UPDATED, ["model"]),
+            ("a", DELETED, []),
+            ("b", DELETED, []),
+            ("taken", DELETED, []),
+        ]
+        assert first.applied[3].component.llm.model == "api"
+        assert await names(components) == ["file", "kept", "taken"]
+        assert (await components.get(LLM, "taken")).source.HasField("file")
+        await components.apply([llm("mine", labels=team), llm("theirs", labels={"team": "b"})])
+        labelled = await components.apply([llm("new")], prune=True, prune_labels={"team": "a"})
+        assert told(labelled) == [("new", CREATED, []), ("mine", DELETED, [])]
+        assert await components.apply([llm("kept", "m2")], prune=True, request_id="r") == first
+        assert await names(components) == ["file", "kept", "new", "taken", "theirs"]
+    async with serving(tmp_path, namespace="other") as components:
+        assert await names(components) == ["elsewhere"]
+
+
+async def test_prune_does_not_delete_what_others_need_unless_it_is_forced(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        await components.apply([llm("fast"), llm("slow"), agent("a"), agent("b", "slow", agents=["a"])])
+        with pytest.raises(
+            ComponentInUseError, match="llm/fast cannot be deleted: agent/a needs it"
+        ) as caught:
+            await components.apply([agent("a"), agent("b", "slow")], prune=True)
+        assert [each.field for each in caught.value.violations] == [
+            "components[0].agent.llm",
+            "components[1].agent.llm",
+        ]
+        assert len(await names(components)) == 4
+        # What goes with it needs it no more.
+        forced = await components.apply([agent("b", "slow")], prune=True, force=True, request_id="r")
+        assert told(forced) == [
+            ("b", UPDATED, ["agents"]),
+            ("fast", DELETED, []),
+            ("slow", DELETED, []),
+            ("a", DELETED, []),
+        ]
+        # What is gone closes no circle.
+        await components.apply([llm("slow"), agent("a", "slow", agents=["b"])])
+        circle = await components.apply(
+            [llm("slow"), agent("b", "slow", agents=["a"])], prune=True, force=True
+        )
+        assert [(each.component.name, each.missing.name) for each in circle.broken] == [("b", "a")]
+        (broken,) = forced.broken
+        assert (broken.component.name, broken.field, broken.missing.name) == ("b", "llm", "slow")
+        assert await components.apply([agent("b", "slow")], prune=True, force=True, request_id="r") == forced
+
+
+async def test_options_that_go_with_prune_alone_are_not_ignored(tmp_path: Path) -> None:
+    async with serving(tmp_path) as components:
+        for options in ({"force": True}, {"prune_labels": {"a": "b"}}):
+            with pytest.raises(InvalidArgumentError, match="goes with prune, which is not set"):
+                await components.apply([llm("fast")], **options)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from retinue.registry.v1 import component_pb2
 from retinue_registry.__main__ import main
 from retinue_registry.component import Key
 from retinue_registry.convert import values_of
+from retinue_registry.files.anchors import Roots
 from retinue_registry.files.discover import find_anchor
-from retinue_registry.files.project import Project, load_project
+from retinue_registry.files.layers import Layers, load_layers
 from retinue_registry.files.tree import MAX_FILE_BYTES
 from retinue_registry.validation import check_name
 
@@ -35,15 +36,19 @@ def write(root: Path, files: Mapping[str, str | bytes]) -> Path:
     return root / "retinue.yaml"
 
 
-def load(root: Path, files: Mapping[str, str | bytes]) -> Project:
+def load_project(anchor: Path, *, elsewhere: Collection[Key] = ()) -> Layers:
+    return load_layers(Roots(anchor), elsewhere=elsewhere)
+
+
+def load(root: Path, files: Mapping[str, str | bytes]) -> Layers:
     return load_project(write(root, files))
 
 
-def shown(project: Project) -> list[str]:
+def shown(project: Layers) -> list[str]:
     return [str(problem) for problem in project.problems]
 
 
-def specs(project: Project) -> dict[Key, dict[str, Any]]:
+def specs(project: Layers) -> dict[Key, dict[str, Any]]:
     return {
         draft.key: draft.spec.model_dump(exclude_none=True) for file in project.files for draft in file.drafts
     }
@@ -291,6 +296,7 @@ KEYS = st.sampled_from(
         "mcp_servers",
         "namespace",
         "include",
+        "projects",
         "model",
         "llm",
         "labels",
@@ -336,7 +342,14 @@ def test_check_prints_problems_or_one_line(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out == f"retinue.yaml:4: llms.fast.modle: {said}\n"
     assert main(["--check", str(tmp_path / "retinue.yaml"), "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == [
-        {"path": "retinue.yaml", "line": 4, "field": "llms.fast.modle", "message": said}
+        {
+            "path": "retinue.yaml",
+            "line": 4,
+            "field": "llms.fast.modle",
+            "message": said,
+            "layer": "project",
+            "distribution": "",
+        }
     ]
     assert main(["--check", str(tmp_path / "none")]) == 1
     assert "No such file" in capsys.readouterr().out

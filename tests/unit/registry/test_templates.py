@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from retinue_registry.models.template import MAX_TEMPLATE_CHARACTERS, MAX_TOKENS
+from retinue_kit.template_syntax import MAX_TEMPLATE_CHARACTERS, MAX_TOKENS
 from retinue_registry.validation import check_spec, field_text
 
 
