@@ -5,13 +5,20 @@ BUF_VERSION := 1.75.0
 GRPCIO_TOOLS_VERSION := 1.80.0
 MYPY_PROTOBUF_VERSION := 5.1.0
 
+MCP_SERVERS_VERSION := 2026.8.31
+# The first that knows revision 2026-07-28.
+MCP_CONFORMANCE_VERSION := 0.2.0-alpha.12
+
 BIN := .venv/bin
 BUF := .tools/node_modules/.bin/buf
+MCP_SERVERS := .tools/mcp-servers
+MCP_CONFORMANCE := .tools/mcp-conformance
+NPM_INSTALL := PATH=$(CURDIR)/$(BIN):$$PATH npm install --loglevel=error --no-save --no-audit --no-fund --prefix
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format generate chaos bench bench-peers profile clean
+.PHONY: help demo test lint format generate chaos conformance bench bench-peers profile clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -19,7 +26,7 @@ help: ## List the targets
 demo: .venv/.demo ## Install, start the three services, run an agent with a real MCP tool, stop
 	@$(BIN)/python scripts/demo.py
 
-test: .venv/.dev ## Install what the tests need, then run the whole suite
+test: .venv/.dev $(MCP_SERVERS)/.installed ## Install what the tests need, then run the whole suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: .venv/.dev $(BUF) .venv-protoc/.installed ## Style, types, import rules, protos, generated code
@@ -30,14 +37,19 @@ lint: .venv/.dev $(BUF) .venv-protoc/.installed ## Style, types, import rules, p
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python scripts/check_protos.py $(BUF)
 	PATH=$(CURDIR)/.venv-protoc/bin:$$PATH .venv-protoc/bin/python scripts/generate.py --check
 	.venv-protoc/bin/python scripts/reference.py --check
+	.venv-protoc/bin/python scripts/descriptors.py | $(BIN)/python scripts/components.py --check
 
 format: .venv/.dev ## Format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-generate: .venv-protoc/.installed ## Make the stubs and the reference pages from the protos
+generate: .venv/.dev .venv-protoc/.installed ## Make the stubs, the reference pages and the JSON Schema
 	PATH=$(CURDIR)/.venv-protoc/bin:$$PATH .venv-protoc/bin/python scripts/generate.py
 	.venv-protoc/bin/python scripts/reference.py
+	.venv-protoc/bin/python scripts/descriptors.py | $(BIN)/python scripts/components.py
+
+conformance: .venv/.dev $(MCP_CONFORMANCE)/.installed ## Drive MCP's client scenarios through the host, write docs/mcp-conformance.md
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python scripts/mcp_conformance.py $(MCP_CONFORMANCE) $(MCP_CONFORMANCE_VERSION)
 
 chaos: .venv/.dev ## Kill, stop and cut for long, and check every story afterwards
 	RETINUE_CHAOS=long $(BIN)/python -m pytest tests/chaos -s
@@ -71,6 +83,19 @@ clean: ## Remove what the other targets made
 	$(PYTHON) -m venv .venv-protoc
 	.venv-protoc/bin/python -m pip --quiet --disable-pip-version-check install \
 	  grpcio-tools==$(GRPCIO_TOOLS_VERSION) mypy-protobuf==$(MYPY_PROTOBUF_VERSION) 'setuptools<81'
+	touch $@
+
+# Published MCP servers, for the tests.
+$(MCP_SERVERS)/.installed: .venv/.dev Makefile
+	mkdir -p $(MCP_SERVERS)
+	$(NPM_INSTALL) $(MCP_SERVERS) @modelcontextprotocol/server-everything@$(MCP_SERVERS_VERSION) \
+	  @modelcontextprotocol/server-filesystem@$(MCP_SERVERS_VERSION) \
+	  @modelcontextprotocol/server-memory@$(MCP_SERVERS_VERSION)
+	touch $@
+
+$(MCP_CONFORMANCE)/.installed: .venv/.dev Makefile
+	mkdir -p $(MCP_CONFORMANCE)
+	$(NPM_INSTALL) $(MCP_CONFORMANCE) @modelcontextprotocol/conformance@$(MCP_CONFORMANCE_VERSION)
 	touch $@
 
 $(BUF): .venv/.dev

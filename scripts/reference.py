@@ -5,51 +5,21 @@ Runs in the environment of `generate.py`, whose protoc reads the comments (`make
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
-from importlib.resources import files
-from pathlib import Path
 
-from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto
-from grpc_tools import protoc
 
-ROOT = Path(__file__).resolve().parent.parent
-PROTOS = ROOT / "protos"
+from descriptors import ENUMS, MESSAGES, NESTED, ROOT, SERVICES, comments_of, descriptors
+
 PAGE = ROOT / "docs" / "reference.md"
 PACKAGES = ("retinue.engine.v1", "retinue.registry.v1", "retinue.mcphost.v1", "retinue.common.v1")
 
-# Numbers of fields in descriptor.proto: the paths of comments are made of them.
-MESSAGES, ENUMS, SERVICES, NESTED = 4, 5, 6, 2
 
-Comments = dict[tuple[int, ...], str]
-
-
-def descriptors() -> list[FileDescriptorProto]:
-    """Every proto with its comments, in the order of PACKAGES; services first."""
-    names = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "protos.bin"
-        well_known = files("grpc_tools") / "_proto"
-        options = [
-            f"--proto_path={PROTOS}",
-            f"--proto_path={well_known}",
-            "--include_source_info",
-            f"--descriptor_set_out={out}",
-        ]
-        if protoc.main(["protoc", *options, *names]) != 0:
-            raise SystemExit("protoc cannot read the protos")
-        found = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
-    return sorted(found, key=lambda file: (PACKAGES.index(file.package), not file.service, file.name))
-
-
-def comments_of(file: FileDescriptorProto) -> Comments:
-    """The comment before each thing, by its path."""
-    return {
-        tuple(location.path): " ".join(location.leading_comments.split())
-        for location in file.source_code_info.location
-        if location.leading_comments
-    }
+def protos() -> list[FileDescriptorProto]:
+    """Every proto, in the order of PACKAGES; services first."""
+    return sorted(
+        descriptors().file, key=lambda file: (PACKAGES.index(file.package), not file.service, file.name)
+    )
 
 
 def type_of(field: FieldDescriptorProto, maps: dict[str, str]) -> str:
@@ -63,12 +33,12 @@ def type_of(field: FieldDescriptorProto, maps: dict[str, str]) -> str:
     return f"optional {name}" if field.proto3_optional else name
 
 
-def page(protos: list[FileDescriptorProto]) -> Iterator[str]:
+def page(files: list[FileDescriptorProto]) -> Iterator[str]:
     """The page's lines."""
     yield "# Reference\n"
     yield "Made from the comments of the protos by `make generate`; change those, not this page.\n"
     package = ""
-    for file in protos:
+    for file in files:
         if file.package != package:
             package = file.package
             yield f"## {package}\n"
@@ -109,7 +79,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where the page is stale")
     check = parser.parse_args().check
-    text = "\n".join(page(descriptors())).rstrip() + "\n"
+    text = "\n".join(page(protos())).rstrip() + "\n"
     if check:
         if PAGE.exists() and PAGE.read_text() == text:
             return 0

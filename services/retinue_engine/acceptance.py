@@ -1,6 +1,7 @@
 """Accepting a run: checked, resolved, and stored before the caller has its answer."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 
 from retinue.engine.v1.run_pb2 import RunOrigin
@@ -9,7 +10,12 @@ from retinue.engine.v1.service_pb2 import (
     SESSION_BUSY_POLICY_REJECT,
     RunRequest,
 )
-from retinue.errors import RequestIdReusedError, RetinueError, TooManyRunsError
+from retinue.errors import (
+    ComponentNotAllowedError,
+    RequestIdReusedError,
+    RetinueError,
+    TooManyRunsError,
+)
 from retinue.registry.v1.component_pb2 import COMPONENT_KIND_AGENT
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.agent.attachments import new_blob
@@ -29,6 +35,7 @@ from retinue_engine.store import (
 )
 from retinue_engine.supervisor import Supervisor
 from retinue_engine.violations import check_request
+from retinue_kit.allowed import Allowed
 
 _PAGE = 100
 INTERRUPTED = "interrupted by a newer run of the session"
@@ -50,12 +57,18 @@ class Acceptance:
     """Takes requests to run something and makes them runs."""
 
     def __init__(
-        self, store: Store, closures: Closures, supervisor: Supervisor, dispatcher: Dispatcher
+        self,
+        store: Store,
+        closures: Closures,
+        supervisor: Supervisor,
+        dispatcher: Dispatcher,
+        allowed: Allowed,
     ) -> None:
         self._store = store
         self._closures = closures
         self._supervisor = supervisor
         self._dispatcher = dispatcher
+        self._allowed = allowed
 
     async def accept(self, request: RunRequest, origin: RunOrigin | None = None) -> RunRow:
         """Store a run and begin it; return it as stored. The same request_id finds the same run.
@@ -110,7 +123,9 @@ class Acceptance:
         options = request.options.SerializeToString()
         agent = definition_from(definition, options)
         for llm in agent.llms:
-            llm.endpoint()
+            # What is not allowed fails the run, by the lists of the engine that works on it.
+            with suppress(ComponentNotAllowedError):
+                llm.endpoint(self._allowed)
         for each in resolved.dependencies:
             if each.kind == COMPONENT_KIND_AGENT:
                 callee_from(definition, options, each.name)

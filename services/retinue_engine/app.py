@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from retinue.client import open_channel
-from retinue_engine import servicer_inputs, servicer_runs, servicer_sessions
+from retinue_engine import servicer_diagnostics, servicer_inputs, servicer_runs, servicer_sessions
 from retinue_engine.acceptance import Acceptance
 from retinue_engine.agent.work import Means
 from retinue_engine.closures import open_closures
@@ -44,9 +44,10 @@ async def open_app(settings: EngineSettings) -> AsyncIterator[Sequence[Mount]]:
         closures = await enter(open_closures(registry))
         toolbox = await enter(open_host_toolbox(host))
         models = await enter(open_models())
+        allowed = settings.allowed
         prices = PriceTable()
         await asyncio.to_thread(prices.warm)
-        worker = Worker(store, Means(models, toolbox, prices, settings.max_depth))
+        worker = Worker(store, Means(models, toolbox, prices, settings.max_depth, allowed))
         keepers = await enter(
             open_keepers(
                 store,
@@ -56,14 +57,16 @@ async def open_app(settings: EngineSettings) -> AsyncIterator[Sequence[Mount]]:
                 max_queued_runs=settings.max_queued_runs,
             )
         )
-        acceptance = Acceptance(store, closures, keepers.supervisor, keepers.dispatcher)
+        acceptance = Acceptance(store, closures, keepers.supervisor, keepers.dispatcher, allowed)
         await enter(open_retention(store, days=settings.retain_days, sessions=settings.retain_sessions))
         remote = await enter(open_remote_feeds(store))
         runs = servicer_runs.RunServicer(store, acceptance, keepers, remote, settings.heartbeat_s)
         inputs = servicer_inputs.InputServicer(store, keepers.dispatcher)
         sessions = servicer_sessions.SessionServicer(store)
+        diagnostics = servicer_diagnostics.DiagnosticsServicer(registry, allowed)
         yield [
             Mount(servicer_runs.SERVICE, runs.add_to),
             Mount(servicer_inputs.SERVICE, inputs.add_to),
             Mount(servicer_sessions.SERVICE, sessions.add_to),
+            Mount(servicer_diagnostics.SERVICE, diagnostics.add_to),
         ]

@@ -6,7 +6,7 @@ from typing import Literal
 from google.protobuf.duration_pb2 import Duration
 
 from retinue.engine.v1 import run_pb2
-from retinue.registry.v1 import agent_pb2, component_pb2, llm_pb2
+from retinue.registry.v1 import agent_pb2, component_pb2, llm_pb2, mcp_server_pb2
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.definition import (
     CONNECT_TIMEOUT_S,
@@ -24,7 +24,9 @@ from retinue_engine.definition import (
     Callee,
     LlmDefinition,
     Server,
+    ToolAccess,
     ToolPolicy,
+    ToolSelector,
 )
 from retinue_engine.llm.model import Generation
 from retinue_engine.llm.pricing import Price
@@ -54,6 +56,11 @@ _INTERRUPTED: dict[int, Literal["auto", "repeat", "ask", "fail"]] = {
     agent_pb2.INTERRUPTED_CALL_REPEAT: "repeat",
     agent_pb2.INTERRUPTED_CALL_ASK: "ask",
     agent_pb2.INTERRUPTED_CALL_FAIL: "fail",
+}
+
+_SCOPES: dict[int, Literal["shared", "session", "run"]] = {
+    mcp_server_pb2.SERVER_SCOPE_SESSION: "session",
+    mcp_server_pb2.SERVER_SCOPE_RUN: "run",
 }
 
 _Level = run_pb2.RunOptions | agent_pb2.AgentSpec
@@ -95,7 +102,7 @@ def _definition(
         name=component.name,
         system_prompt=render_prompt(spec.system_prompt, variables),
         llms=tuple(
-            _llm(name, known[component_pb2.COMPONENT_KIND_LLM, name].llm, options.generation, spec.generation)
+            _llm(known[component_pb2.COMPONENT_KIND_LLM, name], options.generation, spec.generation)
             for name in names
         ),
         servers=tuple(
@@ -109,6 +116,7 @@ def _definition(
         session_budget=_budget(options.session_budget, spec.session_budget),
         callees=tuple(_callee(known[component_pb2.COMPONENT_KIND_AGENT, name]) for name in spec.agents),
         policies=_policies(spec.tool_policies),
+        access=ToolAccess(_selectors(spec.allowed_tools), _selectors(spec.excluded_tools)),
         asks_user=spec.ask_user,
         output_schema_json=options.output_schema_json or spec.output_schema_json,
         max_repairs=_first_set("max_repairs", MAX_REPAIRS, options, spec),
@@ -123,6 +131,10 @@ def _policies(policies: Sequence[agent_pb2.ToolPolicy]) -> tuple[ToolPolicy, ...
         ToolPolicy(each.server, each.tool, _APPROVALS[each.approval], _INTERRUPTED[each.interrupted])
         for each in policies
     )
+
+
+def _selectors(selectors: Sequence[agent_pb2.ToolSelector]) -> tuple[ToolSelector, ...]:
+    return tuple(ToolSelector(each.server, each.tool) for each in selectors)
 
 
 def _callee(component: component_pb2.Component) -> Callee:
@@ -148,7 +160,14 @@ def _server(component: component_pb2.Component) -> Server:
     spec = component.mcp_server
     connect_s = _seconds(spec.connect_timeout) or CONNECT_TIMEOUT_S
     call_s = _seconds(spec.call_timeout) or TOOL_CALL_TIMEOUT_S
-    return Server(component.name, component.version, connect_s + call_s + HOST_GRACE_S, spec.allow_sampling)
+    return Server(
+        component.name,
+        component.version,
+        # A call may wait for its turn as long as it may take.
+        connect_s + 2 * call_s + HOST_GRACE_S,
+        spec.allow_sampling,
+        _SCOPES.get(spec.scope, "shared"),
+    )
 
 
 def _first_set(name: str, default: int, *levels: _Level) -> int:
@@ -178,13 +197,15 @@ def _generation(*levels: llm_pb2.GenerationSettings) -> Generation:
     )
 
 
-def _llm(name: str, spec: llm_pb2.LlmSpec, *over: llm_pb2.GenerationSettings) -> LlmDefinition:
+def _llm(component: component_pb2.Component, *over: llm_pb2.GenerationSettings) -> LlmDefinition:
+    spec = component.llm
     protocol: Literal["openai_chat"] | None = (
         "openai_chat" if spec.protocol == llm_pb2.LLM_PROTOCOL_OPENAI_CHAT else None
     )
     price = spec.price
     return LlmDefinition(
-        name=name,
+        name=component.name,
+        by_api=component.source.HasField("api"),
         model=spec.model,
         transport=choose_transport(_TRANSPORTS[spec.transport], protocol),
         protocol=protocol,

@@ -7,7 +7,9 @@ from typing import Literal
 
 from retinue_engine.llm.model import Endpoint, Generation
 from retinue_engine.llm.pricing import Price
-from retinue_kit.secrets import resolve_secret
+from retinue_kit.allowed import Allowed, Place
+from retinue_kit.allowed_hosts import Reach
+from retinue_kit.secrets import REFERENCE, resolve_secret
 
 MAX_ITERATIONS = 20
 TOOL_CONCURRENCY = 8
@@ -20,6 +22,11 @@ STALL_AFTER = 5
 INPUT_TIMEOUT_S = 24 * 60 * 60.0
 HOST_GRACE_S = 10.0
 """How much longer than its own limits the host may take to say that a call has failed."""
+
+
+def secret_fields(api_key: str, headers: Mapping[str, str]) -> dict[str, str]:
+    """The fields of an llm that may hold secret references, as they are written."""
+    return {"api_key": api_key} | {f"headers.{name}": text for name, text in headers.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +47,35 @@ class LlmDefinition:
     max_retries: int
     structured_output: Literal["auto", "native", "instruction"]
     """How it is made to answer in JSON of a schema."""
+    by_api: bool = False
+    """Whether it came by API, and not from a file."""
 
-    def endpoint(self) -> Endpoint:
-        """The endpoint, its secrets resolved here and now. Raises SecretNotFoundError."""
-        place = f"llms.{self.name}"
+    def endpoint(self, allowed: Allowed) -> Endpoint:
+        """The endpoint, its secrets resolved here and now.
+
+        Raises SecretNotFoundError, ComponentNotAllowedError.
+        """
+        fields = secret_fields(self.api_key, self.headers)
+        reach: Reach | None = None
+        if self.by_api:
+            # Before anything is looked at: whether a variable is set is nothing to be told either.
+            for name, text in fields.items():
+                allowed.check_secret(Place("llm", self.name, name), text)
+            secret = any(map(REFERENCE.search, fields.values()))
+            reach = allowed.reach(Place("llm", self.name, "base_url"), secret=secret)
+        values: list[str] = []
+        resolved = {
+            name: resolve_secret(text, field=f"llms.{self.name}.{name}", values=values)
+            for name, text in fields.items()
+        }
         return Endpoint(
             model=self.model,
             base_url=self.base_url,
-            api_key=resolve_secret(self.api_key, field=f"{place}.api_key") if self.api_key else None,
-            headers={
-                name: resolve_secret(value, field=f"{place}.headers.{name}")
-                for name, value in self.headers.items()
-            },
+            api_key=resolved["api_key"] or None,
+            headers={name: resolved[f"headers.{name}"] for name in self.headers},
             timeout_s=self.timeout_s,
+            secrets=values,
+            reach=reach,
         )
 
 
@@ -66,6 +89,30 @@ class Server:
     """When a call is given up here: the host's own limits come before, unless it hangs."""
     allow_sampling: bool = False
     """Whether it may ask the agent's model."""
+    scope: Literal["shared", "session", "run"] = "shared"
+    """Who has a connection to it together."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSelector:
+    """Tools of MCP servers, as the host understands it."""
+
+    server: str
+    """Empty: of all servers."""
+    tool: str
+    """A name, or a pattern with `*` and `?`; empty: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAccess:
+    """Which tools an agent has; the host sees to it, in lists and in calls."""
+
+    allowed: tuple[ToolSelector, ...] = ()
+    """Empty: all."""
+    excluded: tuple[ToolSelector, ...] = ()
+
+
+ALL_TOOLS = ToolAccess()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +171,7 @@ class AgentDefinition:
     """For all runs of the session together."""
     callees: tuple[Callee, ...] = ()
     policies: tuple[ToolPolicy, ...] = ()
+    access: ToolAccess = ALL_TOOLS
     asks_user: bool = False
     output_schema_json: str = ""
     """Empty: the answer is text."""

@@ -54,6 +54,11 @@ class HostStream:
         finally:
             del self._calls[call_id]
 
+    def close_scope(self, namespace: str, root_run_id: str) -> None:
+        """Say that a run tree has ended."""
+        scope = service_pb2.CloseScope(namespace=namespace, scope_id=root_run_id)
+        self._send(service_pb2.ToolCallCommand(close_scope=scope))
+
     def _send(self, command: service_pb2.ToolCallCommand) -> None:
         self._commands.append(command)
         self._wake.set()

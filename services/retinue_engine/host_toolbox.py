@@ -17,11 +17,21 @@ from retinue.errors import (
     ServiceUnavailableError,
     error_from_facts,
 )
-from retinue.mcphost.v1 import service_pb2, service_pb2_grpc, tool_pb2
-from retinue_engine.definition import Server
+from retinue.mcphost.v1 import resource_pb2, service_pb2, service_pb2_grpc, tool_pb2
+from retinue_engine.definition import ALL_TOOLS, Server, ToolAccess
 from retinue_engine.host_requests import CallRequests
 from retinue_engine.host_stream import HostStream, open_host_stream
-from retinue_engine.tools import OnProgress, OnRequest, Tool, ToolAnswer, ToolBlob, ToolList, ToolRequest
+from retinue_engine.tools import (
+    NO_SCOPE,
+    CallerScope,
+    OnProgress,
+    OnRequest,
+    Tool,
+    ToolAnswer,
+    ToolBlob,
+    ToolList,
+    ToolRequest,
+)
 from retinue_kit.tasks import open_task_group
 from retinue_kit.tracing import current_traceparent
 
@@ -36,7 +46,13 @@ LIST_TRIES = 3
 ANSWER_TRIES = 3
 """How often an answer to a server is sent while the host cannot be reached."""
 
-_ListKey = tuple[str, tuple[Server, ...]]
+MAX_LISTS = 2000
+"""That are kept; lists of a session's or a run's own connections are as many as these."""
+
+MAX_SCOPES = 10_000
+"""Run trees that are remembered; those that end at another engine are forgotten here by that."""
+
+_ListKey = tuple[str, tuple[Server, ...], ToolAccess, CallerScope]
 
 
 class HostToolbox:
@@ -48,6 +64,8 @@ class HostToolbox:
         self._stream: HostStream | None = None
         self._standing = asyncio.Event()
         self._lists: dict[_ListKey, ToolList] = {}
+        self._scopes: dict[tuple[str, str], None] = {}
+        """Run trees, by namespace and root, that may have connections of their own."""
         self._changes = 0
         self._call_ids = itertools.count(1)
 
@@ -81,24 +99,48 @@ class HostToolbox:
     def _forget(self, changed: service_pb2.ToolsChanged | None) -> None:
         self._changes += 1
         for key in list(self._lists):
-            namespace, servers = key
+            namespace, servers, *_ = key
             if changed is None or (
                 namespace == changed.namespace and any(each.name == changed.server for each in servers)
             ):
                 del self._lists[key]
 
-    async def list_tools(self, namespace: str, servers: Sequence[Server]) -> ToolList:
-        key = (namespace, tuple(servers))
+    async def list_tools(
+        self,
+        namespace: str,
+        servers: Sequence[Server],
+        access: ToolAccess = ALL_TOOLS,
+        scope: CallerScope = NO_SCOPE,
+    ) -> ToolList:
+        if all(each.scope == "shared" for each in servers):
+            scope = NO_SCOPE
+        else:
+            if len(self._scopes) >= MAX_SCOPES:
+                del self._scopes[next(iter(self._scopes))]
+            self._scopes[namespace, scope.root_run_id] = None
+        key = (namespace, tuple(servers), access, scope)
         kept = self._lists.get(key)
         if kept is not None:
             return kept
-        found, changes = await self._ask_again(namespace, servers)
+        found, changes = await self._ask_again(key)
         # Without a stream nobody would say that the list has changed.
         if self._standing.is_set() and changes == self._changes:
+            if len(self._lists) >= MAX_LISTS:
+                del self._lists[next(iter(self._lists))]
             self._lists[key] = found
         return found
 
-    async def _ask_again(self, namespace: str, servers: Sequence[Server]) -> tuple[ToolList, int]:
+    def close_scope(self, namespace: str, root_run_id: str) -> None:
+        if (namespace, root_run_id) not in self._scopes:
+            return
+        del self._scopes[namespace, root_run_id]
+        for key in [key for key in self._lists if (key[0], key[3].root_run_id) == (namespace, root_run_id)]:
+            del self._lists[key]
+        # Without a stream they are closed when they have been idle.
+        if self._stream is not None:
+            self._stream.close_scope(namespace, root_run_id)
+
+    async def _ask_again(self, key: _ListKey) -> tuple[ToolList, int]:
         """The tools, and the count of changes when they were asked for; waits for a host that starts."""
         waits = backoff_s()
         for left in reversed(range(LIST_TRIES)):
@@ -106,16 +148,20 @@ class HostToolbox:
                 await self._wait_for_stream()
             changes = self._changes
             try:
-                return await self._ask(namespace, servers), changes
+                return await self._ask(*key), changes
             except ServiceUnavailableError:
                 if not left:
                     raise
                 await asyncio.sleep(next(waits))
         raise AssertionError  # the last try returns or raises
 
-    async def _ask(self, namespace: str, servers: Sequence[Server]) -> ToolList:
+    async def _ask(
+        self, namespace: str, servers: Sequence[Server], access: ToolAccess, scope: CallerScope
+    ) -> ToolList:
         tools, failures = await Tools(self._channel, namespace).list(
-            [tool_pb2.ServerRef(name=each.name, version=each.version) for each in servers]
+            [tool_pb2.ServerRef(name=each.name, version=each.version) for each in servers],
+            access=_access(access),
+            scope=resource_pb2.CallerScope(session_id=scope.session_id, root_run_id=scope.root_run_id),
         )
         if failures:
             failure = failures[0].failure
@@ -130,6 +176,7 @@ class HostToolbox:
                 read_only=tool.annotations.read_only,
                 idempotent=tool.annotations.idempotent,
                 destructive=not tool.annotations.HasField("destructive") or tool.annotations.destructive,
+                access=access,
             )
             function = {
                 "name": tool.display_name,
@@ -150,9 +197,12 @@ class HostToolbox:
             arguments_json=request.arguments_json,
             idempotency_key=request.idempotency_key,
             run_id=request.run_id,
+            session_id=request.session_id,
+            root_run_id=request.run_id,
             traceparent=current_traceparent() or "",
             accepts_elicitation=on_request is not None,
             accepts_sampling=on_request is not None,
+            access=_access(request.tool.access),
         )
         limit_s = request.tool.server.call_limit_s
         requests: CallRequests | None = None
@@ -199,6 +249,15 @@ class HostToolbox:
                 address=self._channel.address,
             ) from None
         return self._stream
+
+
+def _access(access: ToolAccess) -> tool_pb2.ToolAccess | None:
+    if access == ALL_TOOLS:
+        return None
+    return tool_pb2.ToolAccess(
+        allowed=[tool_pb2.ToolSelector(server=each.server, tool=each.tool) for each in access.allowed],
+        excluded=[tool_pb2.ToolSelector(server=each.server, tool=each.tool) for each in access.excluded],
+    )
 
 
 def _answer(result: tool_pb2.ToolResult) -> ToolAnswer:

@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from itertools import islice
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, UndefinedError, nodes, pass_context
@@ -14,12 +13,10 @@ from jinja2.utils import missing
 from jinja2.visitor import NodeTransformer
 
 from retinue.errors import InvalidArgumentError, Violation
+from retinue_kit.template_syntax import FILTERS, parse_template
 
 MAX_TEXT_BYTES = 256 * 1024
 """Of the prompt that comes out."""
-MAX_TEMPLATE_CHARACTERS = 256 * 1024
-MAX_TOKENS = 4000
-"""Of statements and expressions, spaces included: compiling takes some 50 µs for each."""
 MAX_CPU_S = 0.25
 """The event loop waits for a prompt; an honest one takes less than a millisecond."""
 
@@ -39,22 +36,7 @@ _WEIGHED = "weighed values"
 _NEVER_GROWING = frozenset(("d", "default", "truncate"))
 _CONTAINERS = (list, tuple, set, frozenset, KeysView, ValuesView, ItemsView)
 
-# As in the registry, which refuses all others when an agent is stored.
-_OF_TEXT = ("capitalize", "indent", "lower", "replace", "string", "title", "trim", "truncate", "upper")
-_OF_LISTS = ("first", "join", "last", "list", "map", "reject", "reverse", "select", "sort", "unique")
-_OF_NUMBERS = ("abs", "float", "int", "max", "min", "round")
-_OF_ALL = ("count", "d", "default", "length", "tojson", "urlencode", "wordcount")
 _GLOBALS = ("range", "dict", "namespace", "cycler", "joiner")
-_REFUSED: dict[type[nodes.Node], str] = {
-    nodes.Extends: "extends",
-    nodes.Block: "block",
-    nodes.Include: "include",
-    nodes.Import: "import",
-    nodes.FromImport: "from",
-    nodes.Macro: "macro",
-    nodes.CallBlock: "call",
-    nodes.EvalContextModifier: "autoescape",
-}
 
 
 class _UnsetError(UndefinedError):
@@ -235,8 +217,7 @@ def _environment() -> _Environment:
     result = _Environment(
         undefined=_Unset, autoescape=False, keep_trailing_newline=True, optimized=False, finalize=_weighed
     )
-    names = (*_OF_TEXT, *_OF_LISTS, *_OF_NUMBERS, *_OF_ALL)
-    result.filters = {name: _guarded(name, result.filters[name]) for name in names}
+    result.filters = {name: _guarded(name, result.filters[name]) for name in FILTERS}
     result.filters |= {_COUNTED: _counted, _JOINED: _joined, _WEIGHED: _weighed}
     result.globals = {name: result.globals[name] for name in _GLOBALS}
     return result
@@ -247,19 +228,10 @@ _ENVIRONMENT = _environment()
 
 @functools.lru_cache(maxsize=_KEPT_TEMPLATES)
 def _compiled(text: str) -> Template:
-    if len(text) > MAX_TEMPLATE_CHARACTERS:
-        raise SecurityError(f"it has more than {MAX_TEMPLATE_CHARACTERS} characters")
-    tokens = (token for token in _ENVIRONMENT.lex(text) if token[1] != "data")
-    if next(islice(tokens, MAX_TOKENS, None), None):
-        raise SecurityError(f"it holds more than {MAX_TOKENS} words and signs of template code")
-    tree = _ENVIRONMENT.parse(text)
-    found: Any
-    for found in tree.find_all(tuple(_REFUSED)):
-        word = next(word for kind, word in _REFUSED.items() if isinstance(found, kind))
-        raise TemplateSyntaxError(f"{{% {word} %}} has no place here", found.lineno)
-    for loop in tree.find_all(nodes.For):
-        if loop.recursive:
-            raise TemplateSyntaxError("a loop must not be recursive here", loop.lineno)
+    try:
+        tree = parse_template(_ENVIRONMENT, text)
+    except ValueError as error:
+        raise SecurityError(f"it {error}") from None
     _Counting().visit(tree)
     tree.set_environment(_ENVIRONMENT)
     code = _ENVIRONMENT.compile(tree)

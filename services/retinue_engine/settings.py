@@ -6,12 +6,12 @@ from typing import ClassVar
 from pydantic import AliasChoices, Field, field_validator
 
 from retinue.client import ENGINE_ADDRESS, MCP_HOST_ADDRESS, REGISTRY_ADDRESS
-from retinue_kit.settings import ServiceSettings
+from retinue_kit.settings import ApiSettings
 
 STORE_FORMS = "use `sqlite`, `sqlite:PATH` or a mongodb:// address with a database name"
 
 
-class EngineSettings(ServiceSettings):
+class EngineSettings(ApiSettings):
     """Settings of the engine."""
 
     service: ClassVar[str] = "engine"

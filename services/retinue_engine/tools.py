@@ -2,9 +2,9 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from retinue_engine.definition import Server
+from retinue_engine.definition import ALL_TOOLS, Server, ToolAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Tool:
     idempotent: bool
     destructive: bool = True
     """Whether what it changes may be lost; so, unless its server says otherwise (MCP, ToolAnnotations)."""
+    access: ToolAccess = ALL_TOOLS
+    """The tools that the agent has for which it was listed; the host asks for it at each call."""
 
     @property
     def repeatable(self) -> bool:
@@ -34,6 +36,16 @@ class ToolList:
     """The same, in the OpenAI format."""
 
 
+class CallerScope(NamedTuple):
+    """Whose connections are meant, where a server's are not shared by all."""
+
+    session_id: str = ""
+    root_run_id: str = ""
+
+
+NO_SCOPE = CallerScope()
+
+
 @dataclass(frozen=True, slots=True)
 class ToolRequest:
     """A call to make."""
@@ -43,6 +55,8 @@ class ToolRequest:
     arguments_json: str
     idempotency_key: str
     run_id: str
+    """The root of the run's tree."""
+    session_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +144,17 @@ A RetinueError that it raises ends the call with that error.
 class Toolbox(Protocol):
     """Where tools are listed and called."""
 
-    async def list_tools(self, namespace: str, servers: Sequence[Server]) -> ToolList:
-        """The tools of servers. Raises the error of the first server that cannot be listed."""
+    async def list_tools(
+        self,
+        namespace: str,
+        servers: Sequence[Server],
+        access: ToolAccess = ALL_TOOLS,
+        scope: CallerScope = NO_SCOPE,
+    ) -> ToolList:
+        """The tools of servers that an agent has, on the connections of a scope.
+
+        Raises the error of the first server that cannot be listed.
+        """
 
     async def call_tool(
         self, request: ToolRequest, on_progress: OnProgress, on_request: OnRequest | None = None
@@ -141,6 +164,9 @@ class Toolbox(Protocol):
         Without `on_request` the server is told that nobody can be asked. Time in which an answer is awaited
         does not count in the call's limit.
         """
+
+    def close_scope(self, namespace: str, root_run_id: str) -> None:
+        """A run tree has ended: connections that are its own are needed no more."""
 
 
 NO_TOOLS = ToolList({}, ())

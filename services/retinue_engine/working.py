@@ -178,6 +178,7 @@ class Worker:
         _shorten(result)
         work.emit(row.run_id, "", run_finished=event_pb2.RunFinished(result=result))
         await work.journal.commit()
+        self._means.toolbox.close_scope(row.namespace, row.run_id)
         # Only what went wrong is worth a line where runs are many.
         tell = log.info if result.state == RUN_STATE_FAILED else log.debug
         tell(

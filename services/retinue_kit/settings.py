@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from retinue.client import Access
+from retinue_kit.allowed import Allowed, listed, parse_files, parse_hosts
 from retinue_kit.tracing import current_traceparent
 
 MAX_PORT = 65535
@@ -90,3 +91,42 @@ class ServiceSettings(BaseSettings):
         """How this service calls the others."""
         token = self.token.get_secret_value() if self.token else None
         return Access(token=token, tls=self.tls, ca_file=self.tls_ca_file, trace=current_traceparent)
+
+
+class ApiSettings(ServiceSettings):
+    """Settings of a service that uses components: what those that came by API may use there.
+
+    Lists with commas between the entries; empty ones allow nothing.
+    """
+
+    api_env: str = ""
+    """Environment variables that `${env:NAME}` may name, with `*` and `?`."""
+    api_files: str = ""
+    """Files, and folders of files, that may be read: absolute paths, with `*` and `?` within a name."""
+    api_hosts: str = ""
+    """Where addresses may lead: `host`, `host:port`, `*.example.com`, `10.0.0.0/8`, `*` for all public."""
+    api_commands: str = ""
+    """What stdio servers may be started with: names on PATH, or absolute paths."""
+
+    @field_validator("api_files")
+    @classmethod
+    def _known_files(cls, files: str) -> str:
+        parse_files(files)
+        return files
+
+    @field_validator("api_hosts")
+    @classmethod
+    def _known_hosts(cls, hosts: str) -> str:
+        parse_hosts(hosts)
+        return hosts
+
+    @property
+    def allowed(self) -> Allowed:
+        """The lists."""
+        return Allowed(
+            service=self.service,
+            env=listed(self.api_env),
+            files=parse_files(self.api_files),
+            hosts=parse_hosts(self.api_hosts),
+            commands=listed(self.api_commands),
+        )

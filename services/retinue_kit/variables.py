@@ -24,9 +24,13 @@ VARIABLES = frozenset(
         *("ENGINE_ADDRESS", "ENGINE_METRICS_ADDRESS"),
         # Of one.
         *("PROJECT", "DATA_DIR", "WATCH_HEARTBEAT_S", "WATCH_QUEUE_SIZE"),
+        *("USER_DIR", "WATCH_FILES", "WATCH_FILES_POLL"),
+        *("REGISTRY_STORE", "RETAIN_VERSIONS", "RETAIN_REQUESTS_HOURS"),
         *("MAX_RESULT_BYTES", "MAX_SERVER_MESSAGE_BYTES", "MAX_STREAM_CALLS", "MAX_CONNECTIONS"),
+        *("PREWARM_NAMESPACES",),
         *("STORE", "LEASE_S", "MAX_ACTIVE_RUNS", "MAX_QUEUED_RUNS", "MAX_DEPTH"),
         *("HEARTBEAT_S", "RETAIN_DAYS", "RETAIN_SESSIONS"),
+        *("API_ENV", "API_FILES", "API_HOSTS", "API_COMMANDS"),
         # Of the `retinue` command and of the Node client.
         *("DEBUG", "PROTOS"),
     )

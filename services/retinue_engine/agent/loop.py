@@ -10,7 +10,7 @@ from retinue_engine.agent.output import OutputSchema
 from retinue_engine.agent.tool_calls import CallAgent, ToolCalls
 from retinue_engine.agent.toolset import ToolSet, tool_set
 from retinue_engine.agent.work import AgentRun
-from retinue_engine.tools import NO_TOOLS
+from retinue_engine.tools import NO_TOOLS, CallerScope
 
 _REPEATED = (
     "You have asked for the same tool calls with the same arguments {count} times in a row, and nothing has "
@@ -76,7 +76,11 @@ class AgentLoop:
         run = self._run
         listed = NO_TOOLS
         if run.agent.servers:
-            listed = await run.work.means.toolbox.list_tools(run.work.row.namespace, run.agent.servers)
+            row = run.work.row
+            scope = CallerScope(row.session_id, row.run_id)
+            listed = await run.work.means.toolbox.list_tools(
+                row.namespace, run.agent.servers, run.agent.access, scope
+            )
         return tool_set(run.agent, listed)
 
     def _is_last_word(self) -> bool:

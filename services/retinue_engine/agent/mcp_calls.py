@@ -38,6 +38,7 @@ async def call_mcp_tool(
         idempotency_key=idempotency_key,
         # The whole tree is one caller: what a server asks in a call of one of its runs is no stranger's.
         run_id=run.work.row.run_id,
+        session_id=run.work.row.session_id,
     )
     answer = await run.work.means.toolbox.call_tool(request, on_progress, answering(run, call, tool))
     completed = ToolCallCompleted(

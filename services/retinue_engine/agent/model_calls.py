@@ -45,7 +45,7 @@ class ModelCalls:
         self._schema = schema
         self._llms = run.agent.llms
         self._conversation = run.conversation
-        self._endpoints = {llm.name: llm.endpoint() for llm in self._llms}
+        self._endpoints = {llm.name: llm.endpoint(run.work.means.allowed) for llm in self._llms}
         prices = run.work.means.prices
         self._prices = {llm.name: prices.price(llm.model, llm.price) for llm in self._llms}
 

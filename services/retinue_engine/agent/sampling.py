@@ -35,7 +35,7 @@ async def sample(run: AgentRun, call: RequestedToolCall, asks: Sampling) -> Serv
     try:
         completion = await means.models.complete(
             llm.transport,
-            llm.endpoint(),
+            llm.endpoint(means.allowed),
             ChatRequest(messages, (), _generation(params, llm.generation)),
             _unshown,
             protocol=llm.protocol,

@@ -15,17 +15,20 @@ from retinue_engine.llm.pricing import PriceTable
 from retinue_engine.llm.routing import Models
 from retinue_engine.store import Effects, RunRow, Totals
 from retinue_engine.tools import Toolbox
+from retinue_kit.allowed import Allowed
 
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all runs share: models, tools, prices, limits."""
+    """What all runs share: models, tools, prices, limits, what may be used."""
 
     models: Models
     toolbox: Toolbox
     prices: PriceTable
     max_depth: int
     """How deep agents may call agents."""
+    allowed: Allowed
+    """What llms that came by API may use."""
 
 
 class Arrivals:

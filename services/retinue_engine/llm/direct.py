@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from retinue_engine.llm.answer import MAX_ANSWER_CHARS, Answer
 from retinue_engine.llm.failures import (
@@ -29,6 +30,7 @@ from retinue_engine.llm.model import (
 )
 from retinue_engine.llm.request import request_fields
 from retinue_engine.llm.sse import EventSplitter
+from retinue_kit.allowed_hosts import Target
 
 _LARGE_BODY = 1024 * 1024
 
@@ -110,12 +112,11 @@ class DirectTransport:
         return answer.completion()
 
     async def _send(self, endpoint: Endpoint, body: bytes) -> aiohttp.ClientResponse:
-        url = f"{(endpoint.base_url or '').rstrip('/')}/chat/completions"
+        url, headers = f"{(endpoint.base_url or '').rstrip('/')}/chat/completions", _headers(endpoint)
         try:
-            # A redirect is not followed: it would lead past the hosts that the operator allows.
-            # aiohttp warns of larger bodies as bytes; as a file it sends them piece by piece.
-            data = body if len(body) <= _LARGE_BODY else io.BytesIO(body)
-            return await self._session.post(url, data=data, headers=_headers(endpoint), allow_redirects=False)
+            if endpoint.reach is None:
+                return await self._post(url, body, headers)
+            return await self._post_pinned(url, body, headers, await endpoint.reach.target(url))
         except (aiohttp.InvalidURL, ValueError) as error:
             # aiohttp refuses line breaks in headers and addresses that are none; its text would show them.
             raise not_sendable(endpoint, type(error).__name__) from None
@@ -124,6 +125,33 @@ class DirectTransport:
             raise not_in_protocol(endpoint, error.message) from None
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable(endpoint, error) from error
+
+    async def _post_pinned(
+        self, url: str, body: bytes, headers: dict[str, str], target: Target
+    ) -> aiohttp.ClientResponse:
+        """Send to the addresses that were checked: the name, looked up again, could lead elsewhere by now."""
+        named = URL(url)
+        headers = {name: value for name, value in headers.items() if name.lower() != "host"}
+        headers["Host"] = named.host_port_subcomponent or ""
+        for address in target.addresses:
+            try:
+                return await self._post(
+                    named.with_host(address), body, headers, server_hostname=named.raw_host
+                )
+            except aiohttp.ClientConnectorError:
+                if address == target.addresses[-1]:
+                    raise
+        raise AssertionError("a target has an address")
+
+    async def _post(
+        self, url: str | URL, body: bytes, headers: dict[str, str], server_hostname: str | None = None
+    ) -> aiohttp.ClientResponse:
+        # A redirect is not followed: it would lead past the hosts that the operator allows.
+        # aiohttp warns of larger bodies as bytes; as a file it sends them piece by piece.
+        data = body if len(body) <= _LARGE_BODY else io.BytesIO(body)
+        return await self._session.post(
+            url, data=data, headers=headers, allow_redirects=False, server_hostname=server_hostname
+        )
 
 
 async def _read_stream(response: aiohttp.ClientResponse, endpoint: Endpoint, answer: Answer) -> None:

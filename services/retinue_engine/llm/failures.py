@@ -19,6 +19,7 @@ from retinue.errors import (
     LlmUnavailableError,
 )
 from retinue_engine.llm.model import Endpoint
+from retinue_kit.secrets import hide_values
 
 MAX_EXCERPT_CHARS = 300
 """The most of a provider's own message that goes into an error."""
@@ -138,10 +139,9 @@ def not_sendable(endpoint: Endpoint, why: object) -> LlmInvalidRequestError:
 def said_by(endpoint: Endpoint, error: Any) -> str:
     """What the provider said, as the end of a sentence: bounded, on one line, without our secrets."""
     message = _message(error)
-    for secret in (endpoint.api_key, *endpoint.headers.values()):
-        # Some providers repeat the key that they refuse. It is cut out before the bound could halve it.
-        if secret:
-            message = message.replace(secret, "***")
+    # Some providers repeat the key that they refuse. It is cut out before the bound could halve it.
+    given = filter(None, (endpoint.api_key, *endpoint.headers.values(), *endpoint.secrets))
+    message = hide_values(message, given)
     message = " ".join(message.split())
     if len(message) > MAX_EXCERPT_CHARS:
         message = message[:MAX_EXCERPT_CHARS] + "…"

@@ -28,8 +28,8 @@ from retinue_engine.llm.model import (
 from retinue_engine.llm.request import request_fields
 
 _NO_KEY = "no-key"
-"""Sent where a server of the user's own needs no key: given none, litellm would send it the key that it finds
-in this process's environment."""
+"""Sent where a server of the user's own needs no key, and for an llm that came by API without one: given
+none, litellm would send the key that it finds in this process's environment."""
 
 _SAYS = ("content", "reasoning_content", "tool_calls")
 """The keys of a delta that say something."""
@@ -142,7 +142,7 @@ def _arguments(endpoint: Endpoint, request: ChatRequest, provider: str | None) -
         # litellm changes what it is given for some providers.
         **copy.deepcopy(request_fields(request)),
         "model": f"{provider}/{endpoint.model}" if provider else endpoint.model,
-        "api_key": key or (_NO_KEY if endpoint.base_url else None),
+        "api_key": key or (_NO_KEY if endpoint.base_url or endpoint.reach else None),
         "api_base": endpoint.base_url,
         "extra_headers": dict(endpoint.headers) or None,
         "timeout": endpoint.timeout_s,

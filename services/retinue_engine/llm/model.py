@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from retinue_kit.allowed_hosts import Reach
+
 OnText = Callable[[str], None]
 """Takes text as it comes: called from the event loop, once for all text of a read; never blocks or fails."""
 
@@ -27,6 +29,10 @@ class Endpoint:
     headers: Mapping[str, str] = field(repr=False)
     timeout_s: float
     """From request to the last byte."""
+    secrets: Sequence[str] = field(default=(), repr=False)
+    """The values alone that stand in api_key and headers, to be cut out of what a provider says."""
+    reach: Reach | None = None
+    """Where base_url may lead; None: anywhere, as it stands in the operator's file."""
 
 
 @dataclass(frozen=True, slots=True)

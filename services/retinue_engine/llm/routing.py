@@ -1,11 +1,15 @@
 """Which transport a call takes, and the two transports as one object with one lifetime."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Literal
 
 from retinue.errors import ComponentInvalidError, Violation
 from retinue_engine.llm.direct import DirectTransport, open_direct
+from retinue_engine.llm.failures import timed_out, unreachable
 from retinue_engine.llm.litellm_transport import LitellmTransport, open_litellm
 from retinue_engine.llm.model import (
     ChatRequest,
@@ -15,6 +19,7 @@ from retinue_engine.llm.model import (
     OnText,
     ignore_reasoning,
 )
+from retinue_kit.allowed_hosts import Reach
 
 Transport = Literal["direct", "litellm"]
 Protocol = Literal["openai_chat"]
@@ -22,6 +27,15 @@ StructuredOutput = Literal["auto", "native", "instruction"]
 
 _LITELLM_PROVIDERS: dict[Protocol, str] = {"openai_chat": "openai"}
 """litellm's name of the provider that speaks a protocol."""
+
+_URL = re.compile(r"https?://\S+")
+_AT_HOME = frozenset(
+    (
+        *("docker_model_runner", "hosted_vllm", "litellm_proxy", "llamafile", "lm_studio", "ollama"),
+        *("ollama_chat", "oobabooga", "petals", "triton", "vllm", "xinference"),
+    )
+)
+"""Providers that litellm looks for on this machine, or where this process's environment says."""
 
 
 def choose_transport(transport: Literal["auto", "direct", "litellm"], protocol: Protocol | None) -> Transport:
@@ -64,6 +78,10 @@ class Models:
         if transport == "direct":
             return await self._direct.complete(endpoint, request, on_text, on_reasoning)
         provider = _litellm_provider(protocol)
+        if endpoint.reach is not None:
+            # Some providers' credentials litellm finds by itself, and would send wherever the address leads.
+            secret = endpoint.reach.secret or provider is None
+            await _check_reach(endpoint, replace(endpoint.reach, secret=secret))
         return await self._litellm.complete(endpoint, request, on_text, on_reasoning, provider=provider)
 
     async def native_output(
@@ -85,6 +103,27 @@ class Models:
 def _litellm_provider(protocol: Protocol | None) -> str | None:
     # litellm finds the provider by the model's name; a declared protocol says it, whatever the name.
     return _LITELLM_PROVIDERS[protocol] if protocol else None
+
+
+async def _check_reach(endpoint: Endpoint, reach: Reach) -> None:
+    """Check where litellm would connect to; it does so by itself, and so by name and not pinned.
+
+    Raises ComponentNotAllowedError, LlmTimeoutError, LlmUnavailableError.
+    """
+    try:
+        async with asyncio.timeout(endpoint.timeout_s):
+            if in_name := _URL.search(endpoint.model):
+                await reach.target(in_name.group())
+            if endpoint.base_url:
+                await reach.target(endpoint.base_url)
+                return
+    except TimeoutError:
+        raise timed_out(endpoint) from None
+    except OSError as error:
+        raise unreachable(endpoint, error) from error
+    if endpoint.model.partition("/")[0] in _AT_HOME:
+        raise reach.refusal_without_address()
+    reach.check_anywhere()
 
 
 @asynccontextmanager

@@ -69,7 +69,7 @@ async def test_in_a_session_the_older_one_begins_first_whatever_its_priority(ope
 
 
 async def test_namespaces_take_turns(opened: OpenSuite) -> None:
-    suite, first = await held(opened)
+    suite, first = await held(opened, api_hosts="127.0.0.1")
     for namespace in ("x", "y"):
         # What comes by API is in any namespace.
         llm = llm_pb2.LlmSpec(

@@ -1,72 +1,60 @@
 """Looks at what is configured: the keys and servers of llms, and MCP servers."""
 
 import asyncio
-import os
-import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from retinue.errors import RetinueError, reason_name
 from retinue.registry.v1 import component_pb2
 from retinue_cli.doctor.finding import Finding, ok, problem, warning
+from retinue_cli.doctor.secrets import SecretsFound, look_for_secrets
 from retinue_cli.failures import words
 from retinue_cli.wording import count
 
 if TYPE_CHECKING:
     from retinue.client import Client
 
-_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _CONNECT_TIMEOUT_S = 2.0
 _SERVERS_AT_ONCE = 100
-THIS_SHELL = "this shell was looked at; what counts is the engine's own environment"
 
 
-async def look_at_components(client: "Client", *, host_runs: bool) -> list[Finding]:
-    """The llms, then the MCP servers. Those are left out where the MCP host does not run."""
+async def look_at_components(client: "Client", *, engine_runs: bool, host_runs: bool) -> list[Finding]:
+    """The llms, then the MCP servers."""
     try:
         components = [component async for component in client.components.list()]
     except RetinueError:
         return []  # said already where the stores were looked at
+    secrets = await look_for_secrets(client, components, engine_runs=engine_runs, host_runs=host_runs)
     used = {each.agent.llm for each in components if each.kind == component_pb2.COMPONENT_KIND_AGENT}
     llms = [each for each in components if each.kind == component_pb2.COMPONENT_KIND_LLM]
-    found = await asyncio.gather(*(_llm(each, used=each.name in used) for each in llms))
+    found = await asyncio.gather(*(_llm(each, secrets, used=each.name in used) for each in llms))
     servers = [each.name for each in components if each.kind == component_pb2.COMPONENT_KIND_MCP_SERVER]
-    return [*found, *(await _mcp_servers(client, servers) if host_runs else [])]
+    lacking = {name: missing for name in servers if (missing := secrets.of("mcp_server", name))}
+    return [
+        *found,
+        *(problem("mcp_server", name, each.found, each.todo) for name, each in lacking.items()),
+        *(await _mcp_servers(client, [name for name in servers if name not in lacking]) if host_runs else []),
+    ]
 
 
-async def _llm(component: component_pb2.Component, *, used: bool) -> Finding:
+async def _llm(component: component_pb2.Component, secrets: SecretsFound, *, used: bool) -> Finding:
     spec, name = component.llm, component.name
-    missing = list(_missing_secrets([spec.api_key, *spec.headers.values()]))
+    missing = secrets.of("llm", name)
+    if missing and used:
+        return problem("llm", name, missing.found, missing.todo)
     if missing:
-        what = ", ".join(missing)
-        todo = f"export it where `retinue up` or the engine is started ({THIS_SHELL})"
-        if used:
-            return problem("llm", name, f"needs {what}, which is not set here", todo)
-        return warning("llm", name, f"needs {what}, which is not set here; no agent uses it by default", todo)
+        return warning("llm", name, f"{missing.found}; no agent uses it by default", missing.todo)
     closed = await _closed_here(spec.base_url)
     if closed:
         todo = f"start it; a scripted model with `retinue up`, or `retinue dev model --port {closed}`"
         found = f"nothing listens at {spec.base_url}"
         return problem("llm", name, found, todo) if used else warning("llm", name, found, todo)
-    key = (
-        f"its key is set in this shell ({THIS_SHELL})"
-        if _REFERENCE.search(spec.api_key)
-        else "it needs no key"
-    )
+    key = "it needs no key"
+    if spec.api_key:
+        key = "the engine has its key" if "llm" in secrets.asked else "its key is set in this shell"
     where = f"; {spec.base_url} listens" if spec.base_url and _is_here(spec.base_url) else ""
     return ok("llm", name, f"{spec.model}: {key}{where}")
-
-
-def _missing_secrets(texts: Iterable[str]) -> Iterable[str]:
-    for text in texts:
-        for kind, name in _REFERENCE.findall(text):
-            if kind == "env" and name not in os.environ:
-                yield name
-            elif kind == "file" and not os.access(name, os.R_OK):
-                yield f"the file {Path(name)}"
 
 
 def _is_here(base_url: str) -> bool:
@@ -113,6 +101,8 @@ async def _mcp_servers(client: "Client", names: list[str]) -> list[Finding]:
 def _server_todo(reason: str, name: str) -> str:
     if reason == "SECRET_NOT_FOUND":
         return "set it where `retinue up` or the MCP host is started"
+    if reason == "COMPONENT_NOT_ALLOWED":
+        return "list it where `retinue up` or the MCP host is started, or put the server into a file"
     if reason == "MCP_TIMEOUT":
         return "start its command by hand to see what it waits for; connect_timeout gives it longer"
     return f"correct its command or url in the project; `retinue tools {name}` tries again"

@@ -8,6 +8,7 @@ from retinue.errors import RetinueError, ServiceUnavailableError, Unauthenticate
 from retinue_cli.call import Addresses
 from retinue_cli.doctor.finding import Finding, ok, problem, warning
 from retinue_cli.failures import words
+from retinue_cli.kinds import file_place
 from retinue_cli.project import ANCHOR, read_suite
 from retinue_cli.suite.health import check_health
 
@@ -81,13 +82,13 @@ async def _store(name: str, client: "Client") -> Finding:
 
 
 async def look_at_files(client: "Client") -> list[Finding]:
-    """What is wrong in the project's files, as the registry sees them."""
+    """What is wrong in the files of all layers, as the registry sees them."""
     try:
         return [
             problem(
                 "project",
-                f"{each.path}:{each.line}" if each.line else each.path,
-                each.message,
+                file_place(each),
+                f"{each.field}: {each.message}" if each.field else each.message,
                 "correct the file",
             )
             async for each in client.components.problems()
