@@ -1,5 +1,6 @@
-"""The suite as a fixture."""
+"""The suite as a fixture. No test reads the files of the user who runs it."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.suite import Suite, open_suite
+
+os.environ["RETINUE_USER_DIR"] = ""  # for the processes that tests start, too
 
 OpenSuite = Callable[..., Awaitable[Suite]]
 

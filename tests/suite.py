@@ -320,7 +320,7 @@ class Process:
     async def start(self) -> None:
         """Start it, and wait until it is ready."""
         passed = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-        own = passed | self._env
+        own = passed | {"RETINUE_USER_DIR": ""} | self._env
         if self.address:
             service = self.module.removeprefix("retinue_").upper()
             own[f"RETINUE_{service}_ADDRESS"] = self.address

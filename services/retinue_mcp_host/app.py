@@ -8,15 +8,29 @@ from retinue.mcphost.v1 import service_pb2, service_pb2_grpc
 from retinue_kit.server import Mount
 from retinue_kit.tasks import open_task_group
 from retinue_mcp_host.calls import ToolCalls
+from retinue_mcp_host.catalogue import open_catalogue
 from retinue_mcp_host.changes import Changes
 from retinue_mcp_host.connections import open_connections
+from retinue_mcp_host.contents import Contents
+from retinue_mcp_host.counts import CallCounts
+from retinue_mcp_host.labelled import LabelledServers
 from retinue_mcp_host.model import Limits
+from retinue_mcp_host.prewarm import open_prewarmer
+from retinue_mcp_host.routes import Routes
+from retinue_mcp_host.secrets_check import SecretsCheck
+from retinue_mcp_host.server_log import ServerLogs
 from retinue_mcp_host.server_requests import ServerRequests
+from retinue_mcp_host.servers import Servers
 from retinue_mcp_host.servicer import McpHostServicer
+from retinue_mcp_host.servicer_content import McpContentServicer
+from retinue_mcp_host.servicer_servers import McpServerServicer
 from retinue_mcp_host.settings import McpHostSettings
 from retinue_mcp_host.specs import ServerSpecs
+from retinue_mcp_host.supervision import Supervision
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["McpHostService"].full_name
+_SERVERS = service_pb2.DESCRIPTOR.services_by_name["McpServerService"].full_name
+_CONTENT = service_pb2.DESCRIPTOR.services_by_name["McpContentService"].full_name
 
 
 @asynccontextmanager
@@ -27,21 +41,48 @@ async def open_app(settings: McpHostSettings) -> AsyncIterator[Sequence[Mount]]:
         max_result_bytes=settings.max_result_bytes,
         max_server_message_bytes=settings.max_server_message_bytes,
     )
+    states = Changes()
+    supervision = Supervision(states)
+    logs = ServerLogs()
     async with AsyncExitStack() as stack:
         registry = await stack.enter_async_context(
             open_channel("registry", settings.registry_address, settings.access)
         )
         connections = await stack.enter_async_context(
-            open_connections(changes, limits, settings.max_connections)
+            open_connections(changes, supervision, logs, limits, settings.max_connections)
         )
         requests = ServerRequests()
-        calls = ToolCalls(ServerSpecs(registry), connections, requests, settings.max_request_bytes)
+        routes = Routes(ServerSpecs(registry, settings.allowed), connections)
+        catalogue = await stack.enter_async_context(open_catalogue(registry, states))
+        await stack.enter_async_context(
+            open_prewarmer(catalogue, states, routes, connections, settings.prewarm_namespaces)
+        )
+        servers = Servers(registry, catalogue, routes, connections, supervision, logs)
+        server_servicer = McpServerServicer(servers, states, logs, SecretsCheck(registry, settings.allowed))
+        calls = ToolCalls(routes, requests, CallCounts(), settings.max_request_bytes)
         tasks = await stack.enter_async_context(open_task_group())
-        servicer = McpHostServicer(calls, requests, changes, tasks, settings.max_stream_calls)
+        servicer = McpHostServicer(
+            calls, LabelledServers(registry), requests, changes, tasks, settings.max_stream_calls
+        )
         stack.callback(servicer.close)
+        contents = Contents(routes, settings.max_result_bytes)
+        content_servicer = McpContentServicer(contents, routes, changes, tasks)
+        stack.callback(content_servicer.close)
         yield [
             Mount(
                 _SERVICE,
                 lambda server: service_pb2_grpc.add_McpHostServiceServicer_to_server(servicer, server),
-            )
+            ),
+            Mount(
+                _SERVERS,
+                lambda server: service_pb2_grpc.add_McpServerServiceServicer_to_server(
+                    server_servicer, server
+                ),
+            ),
+            Mount(
+                _CONTENT,
+                lambda server: service_pb2_grpc.add_McpContentServiceServicer_to_server(
+                    content_servicer, server
+                ),
+            ),
         ]

@@ -1,6 +1,7 @@
 """Calls and lists of tools: from a server's name to its connection to the answer."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import orjson
@@ -8,12 +9,20 @@ import structlog
 
 from retinue.errors import InternalError, InvalidArgumentError, RequestTooLargeError, RetinueError, Violation
 from retinue_kit.tracing import enter_trace
-from retinue_mcp_host.connection import Connection
-from retinue_mcp_host.connections import Connections
+from retinue_mcp_host.access import check_access
+from retinue_mcp_host.counts import CallCounts
 from retinue_mcp_host.failures import SessionLostError
-from retinue_mcp_host.model import OnProgress, OnRequest, ServerSpec, Tool, ToolCall, ToolResult
+from retinue_mcp_host.model import (
+    NO_SCOPE,
+    CallerScope,
+    OnProgress,
+    OnRequest,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from retinue_mcp_host.routes import Routes
 from retinue_mcp_host.server_requests import Caller, ServerRequests
-from retinue_mcp_host.specs import ServerSpecs
 
 log = structlog.get_logger()
 
@@ -23,14 +32,14 @@ class ToolCalls:
 
     def __init__(
         self,
-        specs: ServerSpecs,
-        connections: Connections,
+        routes: Routes,
         requests: ServerRequests,
+        counts: CallCounts,
         max_arguments_bytes: int,
     ) -> None:
-        self._specs = specs
-        self._connections = connections
+        self._routes = routes
         self._requests = requests
+        self._counts = counts
         self._max_arguments_bytes = max_arguments_bytes
 
     async def call(self, call: ToolCall, on_progress: OnProgress | None, on_request: OnRequest) -> ToolResult:
@@ -43,35 +52,48 @@ class ToolCalls:
             enter_trace(call.traceparent)
         if call.run_id:
             structlog.contextvars.bind_contextvars(run_id=call.run_id)
-        log.debug("tool call", server=call.server, tool=call.tool)
+        start = time.perf_counter()
+        try:
+            result = await self._call(call, on_progress, on_request)
+        except BaseException as error:
+            self._counts.failed(call, error, start)
+            raise
+        self._counts.answered(call, result, start)
+        return result
+
+    async def _call(
+        self, call: ToolCall, on_progress: OnProgress | None, on_request: OnRequest
+    ) -> ToolResult:
+        check_access(call.access, call.server, call.tool)
         arguments = self._arguments(call.arguments_json)
-        spec = await self._spec(call.namespace, call.server, call.version)
-        connection = self._connections.find(spec) or await self._connections.connect(spec)
+        server = (call.namespace, call.server, call.version, call.scope)
+        connection = await self._routes.connection(*server)
         caller = Caller(call, self._requests, on_request)
         try:
             return await connection.call_tool(call.tool, arguments, caller, on_progress)
         except SessionLostError:
-            connection = await self._connections.connect(spec)
+            connection = await self._routes.connection(*server)
             return await connection.call_tool(call.tool, arguments, caller, on_progress)
 
-    async def list_tools(self, namespace: str, server: str, version: int) -> dict[str, Tool]:
+    async def list_tools(
+        self, namespace: str, server: str, version: int, scope: CallerScope = NO_SCOPE
+    ) -> dict[str, Tool]:
         """The tools of a server by name, in its order. Raises RetinueError."""
-        spec = await self._spec(namespace, server, version)
-        connection = await self._connection(spec)
+        connection = await self._routes.connection(namespace, server, version, scope)
         try:
             return await connection.tools()
         except SessionLostError:
-            connection = await self._connection(spec)
+            connection = await self._routes.connection(namespace, server, version, scope)
             return await connection.tools()
 
     async def list_servers(
-        self, namespace: str, servers: Sequence[tuple[str, int]]
+        self, namespace: str, servers: Sequence[tuple[str, int]], scope: CallerScope = NO_SCOPE
     ) -> list[dict[str, Tool] | RetinueError]:
         """The tools of each server, read side by side; of one that can not be listed its error."""
 
         async def one(server: str, version: int) -> dict[str, Tool] | RetinueError:
             try:
-                return await self.list_tools(namespace, server, version)
+                return await self.list_tools(namespace, server, version, scope)
             except RetinueError as error:
                 return error
             except Exception:
@@ -82,16 +104,9 @@ class ToolCalls:
             listing = [tasks.create_task(one(server, version)) for server, version in servers]
         return [each.result() for each in listing]
 
-    async def _connection(self, spec: ServerSpec) -> Connection:
-        return self._connections.find(spec) or await self._connections.connect(spec)
-
-    async def _spec(self, namespace: str, server: str, version: int) -> ServerSpec:
-        spec = self._specs.find(namespace, server, version)
-        if spec is None:
-            spec = await self._specs.get(namespace, server, version)
-            if not version:
-                self._connections.supersede(spec)
-        return spec
+    def close_scope(self, namespace: str, scope: str) -> None:
+        """Close the connections of a session or run tree that is over."""
+        self._routes.close_scope(namespace, scope)
 
     def _arguments(self, text: str) -> bytes:
         """The arguments as one line. Raises InvalidArgumentError, RequestTooLargeError."""

@@ -1,7 +1,8 @@
 """A session with a server elsewhere that speaks streamable HTTP."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -9,9 +10,14 @@ import anyio
 import anyio.abc
 import httpx2
 import orjson
-from mcp.client.session import ClientSession, IncomingMessage
 from mcp.client.streamable_http import streamable_http_client
-from mcp.shared.dispatcher import DispatchContext, OnNotify, OnNotifyIntercept, OnRequest
+from mcp.shared.dispatcher import (
+    DispatchContext,
+    OnNotify,
+    OnNotifyIntercept,
+    OnRequest,
+    run_notify_intercept,
+)
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp.shared.transport_context import TransportContext
@@ -19,26 +25,40 @@ from mcp_types import (
     CONNECTION_CLOSED,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
+    PARSE_ERROR,
     CallToolRequest,
-    PaginatedRequestParams,
-    ToolListChangedNotification,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from retinue.errors import ComponentInvalidError
 from retinue_kit.secrets import resolve_secret
+from retinue_mcp_host.connection_negotiation import OfferingSession, negotiate
+from retinue_mcp_host.connection_rpc import ANSWER_TOO_LARGE
 from retinue_mcp_host.connection_session import (
     SESSION_LOST,
-    OfferingSession,
     Session,
+    Wire,
     error_from_mcp,
-    negotiate,
+    open_session_on,
 )
-from retinue_mcp_host.failures import connect_timeout
-from retinue_mcp_host.model import HttpTransport, Limits, OnProgress, Progress, ServerSpec
+from retinue_mcp_host.connection_tls import tls_context
+from retinue_mcp_host.failures import connect_timeout, no_stderr
+from retinue_mcp_host.model import (
+    HttpTransport,
+    Limits,
+    OnProgress,
+    Progress,
+    ServerSpec,
+    SseTransport,
+    TlsFiles,
+)
+from retinue_mcp_host.notices import Notices
 from retinue_mcp_host.offer import Offer, current_caller
+from retinue_mcp_host.pinning import Pin, PinnedTransport, look_up
+from retinue_mcp_host.revisions import Revisions
 from retinue_mcp_host.server_requests import Outcome, RefusedError
 
 HTTP_CONNECT_S = 10.0
@@ -49,9 +69,9 @@ _NOT_TAKEN = frozenset({INVALID_REQUEST, METHOD_NOT_FOUND, -32001})
 """Codes that come with a 404 for a session that the server has forgotten, as SDKs put it."""
 _ERROR_STATUS = "Server returned an error response"
 """The SDK's words for any other status."""
-_NOT_THERE = frozenset({502, 503, 504})
+NOT_THERE = frozenset({502, 503, 504})
 """What a proxy answers for a server that is not there."""
-_ANY_RESULT: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
+_TOO_LONG = "more bytes than a message may have"
 
 
 async def open_http(
@@ -59,31 +79,18 @@ async def open_http(
     spec: ServerSpec,
     transport: HttpTransport,
     limits: Limits,
-    *,
-    on_tools_changed: Callable[[], None],
-    on_gone: Callable[[], None],
+    notices: Notices,
+    revisions: Revisions,
 ) -> Session:
     """Reach a server and agree with it. A server that can not be reached fails the stack as it is left.
 
     Raises McpTimeoutError, McpProtocolError, McpRequestRefusedError, SecretNotFoundError.
     """
-    headers = {name: _header(spec, name, value) for name, value in transport.headers.items()}
     offer = Offer(spec, limits.max_result_bytes)
-    wire = HttpWire(on_gone)
-    # The environment's proxies and netrc are not config; a redirect could lead past the allowed hosts.
-    client = httpx2.AsyncClient(
-        transport=_WatchedTransport(wire),
-        headers=headers,
-        timeout=httpx2.Timeout(connect=HTTP_CONNECT_S, write=HTTP_WRITE_S, read=None, pool=None),
-        trust_env=False,
-        follow_redirects=False,
-        event_hooks={"response": [wire.note_status]},
+    wire = HttpWire(notices.on_gone, limits.max_server_message_bytes)
+    client = await http_client(
+        spec, transport, "streamable_http", wire, notices, wire.note_failure, wire.note_status
     )
-
-    async def on_message(message: IncomingMessage) -> None:
-        if isinstance(message, ToolListChangedNotification):
-            on_tools_changed()
-
     try:
         async with asyncio.timeout(spec.connect_timeout_s):
             await stack.enter_async_context(client)
@@ -93,30 +100,64 @@ async def open_http(
                 )
             )
             dispatcher = _OfferingDispatcher(read, write)
-            dispatcher.offer = offer
-            session = await stack.enter_async_context(OfferingSession(offer, dispatcher, on_message))
+            dispatcher.offer, dispatcher.notices = offer, notices
+            session = await stack.enter_async_context(OfferingSession(offer, dispatcher))
             wire.speak(session, dispatcher)
-            await negotiate(stack, session)
+            await negotiate(stack, session, spec, revisions)
     except TimeoutError:
         raise connect_timeout(spec) from None
     except (MCPError, ValidationError, RuntimeError) as error:
         known = wire.explained(error) if isinstance(error, MCPError) else error
         raise error_from_mcp(spec, known, wire) from error
-    return Session(spec, wire, offer, limits.max_result_bytes)
+    return await open_session_on(stack, session, spec, wire, offer, notices, limits)
 
 
-def _call_request(params: dict[str, Any]) -> CallToolRequest:
-    """A call as the SDK's session takes it. Raises MCPError for answers that are not as MCP has them."""
+async def http_client(
+    spec: ServerSpec,
+    transport: HttpTransport | SseTransport,
+    name: str,
+    wire: Wire,
+    notices: Notices,
+    on_failure: Callable[[httpx2.TransportError], None],
+    on_response: Callable[[httpx2.Response], Awaitable[None]] | None = None,
+) -> httpx2.AsyncClient:
+    """The client of one connection; `name` is the transport's in the component, `wire` what it is for.
+
+    It tells of POSTs that did not reach the server, and of each answer as it begins. Raises
+    ComponentInvalidError, ComponentNotAllowedError, McpServerUnavailableError, McpTimeoutError,
+    SecretNotFoundError.
+    """
+    secrets: list[str] = []
+    headers = {
+        key: _header(spec, f"{name}.headers.{key}", value, secrets)
+        for key, value in transport.headers.items()
+    }
+    wire.secrets = secrets
+    if notices.log is not None:
+        notices.log.hide(secrets)
+    verify = tls_context(spec, transport.tls) if transport.tls != TlsFiles() else True
+    # The environment's proxies and netrc are not config; a redirect could lead past the allowed hosts.
+    return httpx2.AsyncClient(
+        transport=_WatchedTransport(await look_up(spec, transport.url), on_failure, verify),
+        headers=headers,
+        timeout=httpx2.Timeout(connect=HTTP_CONNECT_S, write=HTTP_WRITE_S, read=None, pool=None),
+        trust_env=False,
+        follow_redirects=False,
+        event_hooks={"response": [on_response] if on_response else []},
+    )
+
+
+def _check_answers(params: dict[str, Any]) -> None:
+    """Raises MCPError for answers to what a server asked that are not as MCP has them."""
     try:
-        return CallToolRequest.model_validate({"params": params}, by_name=False)
+        CallToolRequest.model_validate({"params": params}, by_name=False)
     except ValidationError as error:
         what = f"an answer to what the server asked is out of shape: {error.errors()[0]['msg']}"
         raise MCPError(INVALID_PARAMS, what) from None
 
 
-def _header(spec: ServerSpec, name: str, value: str) -> str:
-    field = f"streamable_http.headers.{name}"
-    resolved = resolve_secret(value, field=field).strip()
+def _header(spec: ServerSpec, field: str, value: str, secrets: list[str]) -> str:
+    resolved = resolve_secret(value, field=field, values=secrets).strip()
     if not (resolved.isascii() and resolved.isprintable()):
         # Said here, without the value: HTTP's own error would show it.
         raise ComponentInvalidError(
@@ -131,6 +172,7 @@ class _OfferingDispatcher(JSONRPCDispatcher[TransportContext]):
     """Lets the offer answer what a server asks, instead of the session's callbacks: they know no call."""
 
     offer: Offer
+    notices: Notices
 
     async def run(
         self,
@@ -141,7 +183,13 @@ class _OfferingDispatcher(JSONRPCDispatcher[TransportContext]):
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
         """Read what comes, until the connection ends."""
-        await super().run(self._answer, on_notify, on_notify_intercept, task_status=task_status)
+
+        def take(method: str, params: Mapping[str, Any] | None) -> bool:
+            run_notify_intercept(on_notify_intercept, method, params)
+            self.notices.take(method, params)
+            return True
+
+        await super().run(self._answer, on_notify, take, task_status=task_status)
 
     async def _answer(
         self,
@@ -156,14 +204,22 @@ class _OfferingDispatcher(JSONRPCDispatcher[TransportContext]):
             raise MCPError(refused.code, refused.message) from None
 
 
-class _WatchedTransport(httpx2.AsyncHTTPTransport):
+class _WatchedTransport(PinnedTransport):
     """Notes why a server could not be reached: the SDK ends the connection and says why to no caller."""
 
-    def __init__(self, wire: "HttpWire") -> None:
+    def __init__(
+        self,
+        pin: Pin | None,
+        on_failure: Callable[[httpx2.TransportError], None],
+        verify: ssl.SSLContext | bool,
+    ) -> None:
         super().__init__(
-            trust_env=False, limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32)
+            pin,
+            verify=verify,
+            trust_env=False,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
         )
-        self._wire = wire
+        self._on_failure = on_failure
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request and return the beginning of its answer."""
@@ -171,27 +227,52 @@ class _WatchedTransport(httpx2.AsyncHTTPTransport):
             return await super().handle_async_request(request)
         except httpx2.TransportError as error:
             if request.method == "POST":
-                self._wire.note_failure(error)
+                self._on_failure(error)
             raise
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """The body of an answer, which the SDK would read however long it is."""
+
+    def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, max_bytes: int) -> None:
+        assert isinstance(stream, httpx2.AsyncByteStream)  # noqa: S101 - an async client's
+        self._stream = stream
+        self._left = max_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise httpx2.StreamError(_TOO_LONG)
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close the connection or give it back."""
+        await self._stream.aclose()
 
 
 class HttpWire:
     """Requests over streamable HTTP."""
 
-    def __init__(self, on_gone: Callable[[], None]) -> None:
+    def __init__(self, on_gone: Callable[[], None], max_message_bytes: int) -> None:
+        self.secrets: Sequence[str] = ()
         self._on_gone = on_gone
-        self._session: ClientSession | None = None
+        self._max_message_bytes = max_message_bytes
+        self._meta: dict[str, Any] = {}
+        self._session: OfferingSession | None = None
         self._dispatcher: JSONRPCDispatcher[TransportContext] | None = None
         self._gone: str | None = None
         self._failed_status = 0
         self._session_lost = False
 
-    def speak(self, session: ClientSession, dispatcher: JSONRPCDispatcher[TransportContext]) -> None:
+    def speak(self, session: OfferingSession, dispatcher: JSONRPCDispatcher[TransportContext]) -> None:
         """Use a session, and the dispatcher below it."""
         self._session, self._dispatcher = session, dispatcher
 
     async def note_status(self, response: httpx2.Response) -> None:
-        """Remember what the SDK does not say: the status of a request that failed."""
+        """Remember what the SDK does not say: the status of a request that failed. Bound what it reads."""
+        if response.headers.get("content-type", "").lower().startswith("application/json"):
+            response.stream = _BoundedStream(response.stream, self._max_message_bytes)
         if response.status_code < 400 or response.request.method != "POST":  # noqa: PLR2004 - the first of HTTP's failures
             return
         self._failed_status = response.status_code
@@ -204,17 +285,22 @@ class HttpWire:
         self._gone = f"cannot be reached: {type(error).__name__}: {error}"
         self._on_gone()
 
+    def log_from(self, level: str) -> None:
+        """Ask with each request, as revisions from 2026-07-28 on have it, for log messages of a level."""
+        self._meta = {LOG_LEVEL_META_KEY: level}
+
     async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Ask and return the result as it came. Raises MCPError."""
-        assert self._session is not None and self._dispatcher is not None  # noqa: S101, PT018 - spoken before
+        assert self._session is not None  # noqa: S101 - spoken before
+        if self._meta:
+            params = {**params, "_meta": dict(self._meta)}
         try:
-            if self._session.protocol_version not in MODERN_PROTOCOL_VERSIONS:
-                return await self._dispatcher.send_raw_request(method, params)
-            # From 2026-07-28 on the session must see the list: arguments may travel as headers by it.
-            page = await self._session.list_tools(params=PaginatedRequestParams(cursor=params.get("cursor")))
-            return page.model_dump(by_alias=True, mode="json", exclude_none=True)
+            result = await self._session.ask(method, params)
         except MCPError as error:
             raise self.explained(error) from None
+        if method == "tools/list" and self._session.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            return self._session.absorb_tools(result)
+        return result
 
     async def call_tool(
         self,
@@ -229,7 +315,7 @@ class HttpWire:
         params = {
             "name": name,
             "arguments": orjson.loads(arguments_json),
-            "_meta": dict(meta),
+            "_meta": {**self._meta, **meta},
             **(more or {}),
         }
 
@@ -240,11 +326,9 @@ class HttpWire:
         try:
             if self._session.protocol_version not in MODERN_PROTOCOL_VERSIONS:
                 return await self._dispatcher.send_raw_request("tools/call", params, {"on_progress": tell})
-            request = _call_request(params)
-            result: dict[str, Any] = await self._session.send_request(
-                request, _ANY_RESULT, progress_callback=tell
-            )
-            return result  # noqa: TRY300 - as the other return
+            if more:
+                _check_answers(params)
+            return await self._session.ask("tools/call", params, tell)
         except MCPError as error:
             raise self.explained(error) from None
 
@@ -254,8 +338,11 @@ class HttpWire:
             # Only now: the owner's leaving would take the place of this answer.
             self._on_gone()
             return MCPError(SESSION_LOST, self._gone or "")
+        if error.code == PARSE_ERROR and _TOO_LONG in error.message:
+            text = f"the answer is longer than {self._max_message_bytes} bytes"
+            return MCPError(ANSWER_TOO_LARGE, text)
         if error.message == _ERROR_STATUS and self._failed_status:
-            code = CONNECTION_CLOSED if self._failed_status in _NOT_THERE else error.code
+            code = CONNECTION_CLOSED if self._failed_status in NOT_THERE else error.code
             return MCPError(code, f"HTTP status {self._failed_status}")
         return error
 
@@ -263,7 +350,5 @@ class HttpWire:
         """Why the server can not answer; None while it can."""
         return self._gone
 
-    def stderr(self, max_bytes: int) -> str:
-        """Nothing: it runs elsewhere."""
-        del max_bytes
-        return ""
+    stderr = staticmethod(no_stderr)
+    """Nothing: it runs elsewhere."""

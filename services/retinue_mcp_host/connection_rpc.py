@@ -1,4 +1,4 @@
-"""JSON-RPC over a stdio server's pipes: requests by id, their answers and progress, and what the server asks.
+"""JSON-RPC with a server: requests by id, their answers and progress, and what the server asks and says.
 
 It is the SDK's Dispatcher, so that the SDK's ClientSession makes the handshake over it; tool calls go to it
 directly. Answers are dispatched as they are read: no task, no queue and no pydantic model for each.
@@ -7,6 +7,7 @@ directly. Answers are dispatched as they are read: no task, no queue and no pyda
 import asyncio
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,12 +19,10 @@ from mcp.shared.dispatcher import CallOptions, OnNotify, OnNotifyIntercept, OnRe
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT
 
-from retinue_mcp_host.lines import LineSplitter
 from retinue_mcp_host.model import OnProgress, Progress
+from retinue_mcp_host.notices import Notices
 from retinue_mcp_host.offer import Offer
-from retinue_mcp_host.process import ServerProcess
 from retinue_mcp_host.server_requests import Outcome, RefusedError
-from retinue_mcp_host.stderr import StderrTail
 
 MAX_BACKLOG_BYTES = 1024 * 1024
 """Of what the server has not read; beyond it notifications and refusals are dropped."""
@@ -37,37 +36,38 @@ _VERSION = rb'(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
 _ID = rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{0,100}")\s*,\s*'
 _HEAD = re.compile(rb"^\s*\{\s*" + _VERSION + _ID + _VERSION + rb'"(result|error|method)"\s*:')
 """Of a message that is too long: whose it is, and whether it answers or asks."""
-_TOOLS_CHANGED = "notifications/tools/list_changed"
 _CANCELLED = "notifications/cancelled"
 
 _Pending = tuple["asyncio.Future[dict[str, Any]]", OnProgress | None]
 
 
-class PipeRpc:
-    """One JSON-RPC session over the pipes of a process."""
+class JsonRpc(ABC):
+    """One JSON-RPC session; how its messages travel is for its subclasses."""
 
-    def __init__(
-        self,
-        tail: StderrTail,
-        *,
-        max_message_bytes: int,
-        offer: Offer,
-        on_tools_changed: Callable[[], None],
-        on_gone: Callable[[], None],
-    ) -> None:
-        self.process = ServerProcess(self._feed, self._fail, tail)
+    def __init__(self, offer: Offer, notices: Notices, max_message_bytes: int) -> None:
         self._offer = offer
-        self._lines = LineSplitter(max_message_bytes, self._oversize)
+        self._notices = notices
         self._max_message_bytes = max_message_bytes
-        self._tail = tail
-        self._on_tools_changed = on_tools_changed
-        self._on_gone = on_gone
         self._pending: dict[int | str, _Pending] = {}
         self._asking: dict[int | str, asyncio.Future[Outcome]] = {}
         """What the server asks, by its id."""
         self._last_id = 0
         self._intercept: OnNotifyIntercept | None = None
         self._closed = asyncio.Event()
+
+    # How messages travel.
+
+    @abstractmethod
+    def _write(self, line: bytes, key: int | str | None = None) -> None:
+        """Send a message soon, of a request with its id."""
+
+    @abstractmethod
+    async def _until_writable(self) -> None:
+        """Wait until a request can be sent."""
+
+    @abstractmethod
+    def _backlog_bytes(self) -> int:
+        """How much the server has not taken yet."""
 
     # What the SDK's session needs.
 
@@ -140,14 +140,12 @@ class PipeRpc:
     async def _ask(
         self, key: int | str, line: bytes, on_progress: OnProgress | None, *, cancellable: bool
     ) -> dict[str, Any]:
-        process = self.process
-        if not process.writable:
-            await process.until_writable()
+        await self._until_writable()
         if self._closed.is_set():
             raise MCPError(CONNECTION_CLOSED, "the connection is closed")
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._pending[key] = (future, on_progress)
-        process.write(line)
+        self._write(line, key)
         try:
             return await future
         except asyncio.CancelledError:
@@ -165,8 +163,8 @@ class PipeRpc:
 
     def _send(self, message: Mapping[str, Any]) -> None:
         # What waits for no answer is dropped while the server reads nothing: it must not pile up here.
-        if self.process.backlog_bytes < MAX_BACKLOG_BYTES:
-            self.process.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
+        if self._backlog_bytes() < MAX_BACKLOG_BYTES:
+            self._write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
 
     def close(self) -> None:
         """Fail what waits for an answer; nothing can be asked any more."""
@@ -176,29 +174,27 @@ class PipeRpc:
                 future.set_exception(MCPError(CONNECTION_CLOSED, "the connection is closed"))
         self._pending.clear()
 
-    def _fail(self) -> None:
+    def _gone(self) -> None:
         self.close()
-        self._on_gone()
+        self._notices.on_gone()
 
     # What comes in.
 
-    def _feed(self, data: bytes) -> None:
-        for line in self._lines.feed(data):
-            if not line:
-                continue
-            try:
-                message = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                message = _lenient(line)
-            if type(message) is dict:
-                self._dispatch(message)
-            elif type(message) is list:  # a batch, as revision 2025-03-26 had it
-                for each in message:
-                    if type(each) is dict:
-                        self._dispatch(each)
-            elif line.strip():
-                # Not MCP; it often says why the server can not start, so it is kept with stderr.
-                self._tail.feed(b"(stdout) " + line + b"\n")
+    def _take(self, text: bytes) -> bool:
+        """Take a message; False for what is none."""
+        try:
+            message = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            message = _lenient(text)
+        if type(message) is dict:
+            self._dispatch(message)
+        elif type(message) is list:  # a batch, as revision 2025-03-26 had it
+            for each in message:
+                if type(each) is dict:
+                    self._dispatch(each)
+        else:
+            return False
+        return True
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         method = message.get("method")
@@ -210,13 +206,11 @@ class PipeRpc:
             self._soon(self._asked, message["id"], method, message.get("params"))
         elif method == "notifications/progress":
             self._progress(message.get("params"))
-        elif method == _TOOLS_CHANGED:
-            run_notify_intercept(self._intercept, method, message.get("params"))
-            self._on_tools_changed()
         else:
             params = message.get("params")
             params = params if isinstance(params, dict) else None
             run_notify_intercept(self._intercept, method, params)
+            self._notices.take(method, params)
             if params and method == _CANCELLED:
                 self._soon(self._taken_back, params.get("requestId"))
 
@@ -271,7 +265,7 @@ class PipeRpc:
             return
         # Whatever the server has not read yet: somebody was asked for this, and it waits for it.
         message = {"jsonrpc": "2.0", "id": key, "result": outcome.result()}
-        self.process.write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
+        self._write(orjson.dumps(message, option=orjson.OPT_APPEND_NEWLINE))
 
     def _refuse(self, key: int | str, refused: RefusedError) -> None:
         error = {"code": refused.code, "message": refused.message}
@@ -300,10 +294,14 @@ class PipeRpc:
             text = f"the request is longer than {self._max_message_bytes} bytes"
             self._refuse(key, RefusedError(INVALID_REQUEST, text))
             return
+        text = f"the answer is longer than {self._max_message_bytes} bytes"
+        self._fail(key, MCPError(ANSWER_TOO_LARGE, text))
+
+    def _fail(self, key: int | str, error: MCPError) -> None:
+        """Fail a request that waits for its answer."""
         found = self._pending.pop(_key(key), None)
         if found is not None and not found[0].done():
-            text = f"the answer is longer than {self._max_message_bytes} bytes"
-            found[0].set_exception(MCPError(ANSWER_TOO_LARGE, text))
+            found[0].set_exception(error)
 
 
 def _key(value: Any) -> int | str:

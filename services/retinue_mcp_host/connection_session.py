@@ -1,30 +1,21 @@
-"""A negotiated MCP session: lists tools, calls them, and turns MCP's failures into Retinue's errors."""
+"""A negotiated MCP session: asks, calls tools, and turns MCP's failures into Retinue's errors."""
 
 import asyncio
-import contextlib
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib import metadata
 from typing import Any, Protocol
 
 import orjson
-from mcp.client.session import ClientSession, MessageHandlerFnT
-from mcp.client.subscriptions import SubscriptionLost, listen
-from mcp.shared.dispatcher import Dispatcher
+import structlog
+from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CONNECTION_CLOSED,
     METHOD_NOT_FOUND,
     REQUEST_TIMEOUT,
-    UNSUPPORTED_PROTOCOL_VERSION,
-    ClientCapabilities,
-    ElicitationCapability,
-    FormElicitationCapability,
-    Implementation,
-    RootsCapability,
-    SamplingCapability,
 )
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from retinue.errors import (
@@ -34,21 +25,29 @@ from retinue.errors import (
     PayloadTooLargeError,
     RetinueError,
 )
+from retinue_kit.secrets import hide_values
+from retinue_kit.tasks import open_task_group
+from retinue_mcp_host.connection_negotiation import OfferingSession, listen_to, server_info
 from retinue_mcp_host.connection_rpc import ANSWER_TOO_LARGE, NO_RESULT
-from retinue_mcp_host.failures import SessionLostError, call_timeout, unavailable
+from retinue_mcp_host.failures import SessionLostError, Stderr, call_timeout, unavailable
 from retinue_mcp_host.input_rounds import answer_rounds
-from retinue_mcp_host.model import OnProgress, ServerSpec, Tool, ToolResult
+from retinue_mcp_host.model import Limits, OnProgress, ServerInfo, ServerSpec, Tool, ToolResult
+from retinue_mcp_host.notices import Notices
 from retinue_mcp_host.offer import Offer
+from retinue_mcp_host.output_schemas import OutputSchemas
 from retinue_mcp_host.results import result_from_json, tool_from_json
 from retinue_mcp_host.server_requests import Caller
+from retinue_mcp_host.subscriptions import Subscriptions, Watcher
 
-CLIENT_INFO = Implementation(name="retinue", version=metadata.version("retinue"))
-"""Who we are, for servers."""
+log = structlog.get_logger()
 
 MAX_PAGES = 100
 """Of one list of tools."""
 MAX_TOOLS = 10_000
 """Of one server."""
+
+UNSUBSCRIBE_S = 5.0
+"""For saying that a resource is watched no more."""
 
 SESSION_LOST = -32096
 """Our own code for a request that a server did not take because it has forgotten the session."""
@@ -68,6 +67,9 @@ IDEMPOTENCY_KEY = "retinue/idempotencyKey"
 class Wire(Protocol):
     """What a transport does for a session."""
 
+    secrets: Sequence[str]
+    """Values that the server was given, and that no error repeats."""
+
     async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Ask and return the result as it came. Raises MCPError."""
 
@@ -81,80 +83,137 @@ class Wire(Protocol):
     ) -> dict[str, Any]:
         """Call a tool, with `more` params, and return the result as it came. Raises MCPError."""
 
-    def gone(self) -> str | None:
-        """Why the server can answer no more; None while it can."""
+    def log_from(self, level: str) -> None:
+        """Ask with each request, as revisions from 2026-07-28 on have it, for log messages of a level."""
 
-    def stderr(self, max_bytes: int) -> str:
-        """The last lines of the server's stderr; empty where it has none."""
+    @property
+    def gone(self) -> Callable[[], str | None]:
+        """Says why the server can answer no more; None while it can."""
 
-
-def offered_capabilities(offer: Offer) -> ClientCapabilities:
-    """What servers are told that they may ask: forms for people, roots (none), sampling by config."""
-    return ClientCapabilities(
-        elicitation=ElicitationCapability(form=FormElicitationCapability()),
-        roots=RootsCapability(),
-        sampling=SamplingCapability() if offer.has_sampling else None,
-    )
+    @property
+    def stderr(self) -> Stderr:
+        """Gives the last lines of the server's stderr; empty where it has none."""
 
 
-class OfferingSession(ClientSession):
-    """The SDK's session, which would derive what is offered from callbacks that are not used here."""
-
-    def __init__(
-        self, offer: Offer, dispatcher: Dispatcher[Any], on_message: MessageHandlerFnT | None = None
-    ) -> None:
-        super().__init__(dispatcher=dispatcher, client_info=CLIENT_INFO, message_handler=on_message)
-        self._offered = offered_capabilities(offer)
-
-    def _build_capabilities(self, version: str) -> ClientCapabilities:
-        del version
-        return self._offered
-
-
-async def negotiate(stack: AsyncExitStack, session: ClientSession) -> None:
-    """Agree on a revision: by the handshake, or by `server/discover` where the server is too new for it.
-
-    See ADR 0004 for the order. Raises MCPError, ValidationError, RuntimeError.
-    """
-    try:
-        await session.initialize()
-    except MCPError as refused:
-        if refused.code not in (UNSUPPORTED_PROTOCOL_VERSION, METHOD_NOT_FOUND):
-            raise
-        try:
-            await session.discover()
-        except MCPError:
-            raise refused from None
-        await _follow_tools(stack, session)
-
-
-async def _follow_tools(stack: AsyncExitStack, session: ClientSession) -> None:
-    # From 2026-07-28 on a server says only to who listens that its list changed. One that lets nobody listen
-    # is used all the same.
-    tools = session.server_capabilities.tools if session.server_capabilities else None
-    if tools is not None and tools.list_changed:
-        with contextlib.suppress(MCPError, SubscriptionLost):
-            await stack.enter_async_context(listen(session, tools_list_changed=True))
+async def open_session_on(
+    stack: AsyncExitStack,
+    session: OfferingSession,
+    spec: ServerSpec,
+    wire: Wire,
+    offer: Offer,
+    notices: Notices,
+    limits: Limits,
+) -> "Session":
+    """What is used once both have agreed; it ends before the connection as the stack is left."""
+    tasks = await stack.enter_async_context(open_task_group())
+    opened = Session(spec, wire, offer, limits.max_result_bytes, server_info(session), tasks)
+    if opened.info.revision in MODERN_PROTOCOL_VERSIONS:
+        subscriptions = Subscriptions(tasks, partial(listen_to, session))
+    else:
+        subscriptions = Subscriptions(tasks, opened.subscribe)
+    opened.subscriptions = subscriptions
+    notices.on_resource = subscriptions.changed
+    stack.callback(opened.close)
+    if opened.info.logging and notices.log is not None:
+        opened.log_from(notices.log.level)
+        notices.log.listen(opened.log_from)
+        stack.callback(notices.log.unlisten, opened.log_from)
+    return opened
 
 
 class Session:
     """What a connection does with its server once they have agreed."""
 
-    def __init__(self, spec: ServerSpec, wire: Wire, offer: Offer, max_result_bytes: int) -> None:
+    subscriptions: Subscriptions
+    process_id = 0
+    """Of the server; 0 where it runs elsewhere."""
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        wire: Wire,
+        offer: Offer,
+        max_result_bytes: int,
+        info: ServerInfo,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.info = info
         self._spec = spec
         self._wire = wire
         self._offer = offer
         self._max_result_bytes = max_result_bytes
+        self._tasks = tasks
+        self._outputs = OutputSchemas(spec.name, {})
+
+    async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Ask and return the result as it came. Raises RetinueError."""
+        try:
+            async with asyncio.timeout(self._spec.call_timeout_s):
+                return await self._wire.request(method, params)
+        except TimeoutError:
+            raise call_timeout(self._spec, method) from None
+        except (MCPError, ValidationError) as error:
+            raise self.error(error) from error
+
+    def watch(self, uri: str) -> AbstractAsyncContextManager[Watcher]:
+        """Be told of changes of a resource. Entering raises RetinueError."""
+        return self._watch(uri)
+
+    @asynccontextmanager
+    async def _watch(self, uri: str) -> AsyncIterator[Watcher]:
+        try:
+            async with asyncio.timeout(self._spec.call_timeout_s):
+                watcher = await self.subscriptions.add(uri)
+        except TimeoutError:
+            raise call_timeout(self._spec, "a subscription") from None
+        except SubscriptionLost as lost:
+            raise self._broken(str(lost)) from lost
+        except (MCPError, ValidationError) as error:
+            raise self.error(error) from error
+        try:
+            yield watcher
+        finally:
+            self.subscriptions.remove(watcher)
+
+    async def subscribe(self, uri: str, stands: Callable[[], None]) -> None:
+        """Be told of a resource until cancelled, as revisions before 2026-07-28 have it. Raises MCPError."""
+        await self._wire.request("resources/subscribe", {"uri": uri})
+        stands()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if not self.is_gone:
+                async with asyncio.timeout(UNSUBSCRIBE_S):
+                    await self._wire.request("resources/unsubscribe", {"uri": uri})
+
+    def log_from(self, level: str) -> None:
+        """Ask the server for log messages of a level and graver ones; it is told soon."""
+        if self.info.revision in MODERN_PROTOCOL_VERSIONS:
+            self._wire.log_from(level)
+        else:
+            self._tasks.create_task(self._set_log_level(level))
+
+    async def _set_log_level(self, level: str) -> None:
+        try:
+            await self.request("logging/setLevel", {"level": level})
+        except RetinueError as error:
+            log.debug("server took no log level", server=self._spec.name, error=error.message)
+
+    def close(self) -> None:
+        """End what runs beside the calls."""
+        self.subscriptions.close()
 
     async def list_tools(self) -> dict[str, Tool]:
         """The server's tools by name, in its order. Raises RetinueError."""
         try:
             async with asyncio.timeout(self._spec.call_timeout_s):
-                return await self._list_tools()
+                tools = await self._list_tools()
         except TimeoutError:
             raise call_timeout(self._spec, "tools/list") from None
         except (MCPError, ValidationError) as error:
             raise self.error(error) from error
+        self._outputs = OutputSchemas(self._spec.name, tools)
+        return tools
 
     async def _list_tools(self) -> dict[str, Tool]:
         tools: dict[str, Tool] = {}
@@ -204,6 +263,7 @@ class Session:
             raise call_timeout(self._spec, f"tool {name}") from None
         except (MCPError, ValidationError) as error:
             raise self.error(error) from error
+        self._outputs.check(name, raw)
         try:
             return result_from_json(raw, self._spec.name, self._max_result_bytes)
         except orjson.JSONEncodeError as error:
@@ -230,20 +290,21 @@ def error_from_mcp(spec: ServerSpec, error: Exception, wire: Wire) -> RetinueErr
     """The error of a request that failed: the one place from MCP's codes to Retinue's errors."""
     name = spec.name
     if not isinstance(error, MCPError):
-        return McpProtocolError(f"MCP server {name} broke the protocol: {_first_line(error)}", server=name)
+        what = hide_values(_first_line(error), wire.secrets)
+        return McpProtocolError(f"MCP server {name} broke the protocol: {what}", server=name)
+    said = hide_values(error.message, wire.secrets)
     if error.code == SESSION_LOST:
         return SessionLostError(f"MCP server {name} {error.message}", server=name, namespace=spec.namespace)
     gone = wire.gone()
     if gone is not None or error.code == CONNECTION_CLOSED:
-        why = gone if gone is not None else f"is not connected any more: {error.message}"
+        why = gone if gone is not None else f"is not connected any more: {said}"
         return unavailable(spec, why, wire.stderr)
     if error.code == REQUEST_TIMEOUT:
         return call_timeout(spec, "a request")
     if error.code in _OWN_CODES:
-        return _OWN_CODES[error.code](f"MCP server {name}: {error.message}", server=name)
-    refusal = error.message[:MAX_REFUSAL_CHARS]
+        return _OWN_CODES[error.code](f"MCP server {name}: {said}", server=name)
     return McpRequestRefusedError(
-        f"MCP server {name} refused the request: {refusal}", server=name, code=error.code
+        f"MCP server {name} refused the request: {said[:MAX_REFUSAL_CHARS]}", server=name, code=error.code
     )
 
 

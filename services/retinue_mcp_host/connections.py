@@ -11,12 +11,12 @@ from retinue.errors import McpServerUnavailableError
 from retinue_kit.tasks import open_task_group
 from retinue_mcp_host.changes import Changes
 from retinue_mcp_host.connection import Connection, load_transports
-from retinue_mcp_host.model import ConnectionKey, Limits, ServerSpec
+from retinue_mcp_host.model import SHARED, ConnectionKey, Limits, ServerSpec
+from retinue_mcp_host.revisions import Revisions
+from retinue_mcp_host.server_log import ServerLog, ServerLogs
+from retinue_mcp_host.supervision import Supervision
 
 log = structlog.get_logger()
-
-SHARED = ""
-"""The scope of a connection that all callers share."""
 
 _MAX_SEEN = 10_000
 """Servers that are remembered as connected before; forgetting one costs a listener one notice."""
@@ -26,15 +26,24 @@ class Connections:
     """The table of connections, and the task group in which their owners run."""
 
     def __init__(
-        self, tasks: asyncio.TaskGroup, changes: Changes, limits: Limits, max_connections: int
+        self,
+        tasks: asyncio.TaskGroup,
+        changes: Changes,
+        supervision: Supervision,
+        logs: ServerLogs,
+        limits: Limits,
+        max_connections: int,
     ) -> None:
         self._tasks = tasks
         self._context = contextvars.copy_context()
         self._changes = changes
+        self._supervision = supervision
+        self._logs = logs
         self._limits = limits
         self._max = max_connections
         self._table: dict[ConnectionKey, Connection] = {}
         self._seen: dict[tuple[str, str], int] = {}
+        self._revisions = Revisions()
         self._closing = False
 
     def find(self, spec: ServerSpec, scope: str = SHARED) -> Connection | None:
@@ -42,15 +51,32 @@ class Connections:
         connection = self._table.get(ConnectionKey(spec.namespace, spec.name, spec.version, scope))
         return connection if connection is not None and connection.is_open else None
 
+    def at(self, key: ConnectionKey) -> Connection | None:
+        """The connection of a key, in whatever state; None where there is none."""
+        return self._table.get(key)
+
     async def connect(self, spec: ServerSpec, scope: str = SHARED) -> Connection:
         """Return the open connection of a server; connect it where there is none, once for all who wait.
 
-        A failure is told to all who wait, and not remembered. Raises RetinueError.
+        A failure is told to all who wait. After several in a row the next try waits, and its callers with it;
+        while the breaker is open they fail at once. Raises RetinueError.
         """
         key = ConnectionKey(spec.namespace, spec.name, spec.version, scope)
-        connection = self._table.get(key)
-        if connection is None or connection.is_over:
-            connection = self._add(key, spec)
+        while True:
+            connection = self._table.get(key)
+            if connection is not None:
+                connection.settle()
+            health = self._supervision.health(key)
+            if connection is not None and not connection.is_over and not health.on_trial:
+                break
+            # From here on a caller takes part in the next connection.
+            refusal = health.refusal(spec)
+            if refusal is not None:
+                raise refusal
+            if not health.wait_s:
+                connection = self._add(key, spec)
+                break
+            await health.until_retry()
         await connection.opened()
         return connection
 
@@ -69,9 +95,12 @@ class Connections:
             self._limits,
             on_open=self._opened,
             on_tools_changed=self._tools_changed,
-            on_end=self._remove,
+            on_end=self._ended,
+            revisions=self._revisions,
+            server_log=ServerLog(self._logs.ring(key.namespace, key.server), key.scope),
         )
         self._table[key] = connection
+        self._supervision.health(key).connecting()
         # It outlives its first caller: what is logged later is not that caller's.
         name = f"mcp {spec.namespace}/{spec.name}"
         self._tasks.create_task(connection.run(), name=name, context=self._context.copy())
@@ -79,6 +108,7 @@ class Connections:
 
     def _opened(self, connection: Connection) -> None:
         key = connection.key
+        self._supervision.opened(key, connection.info)
         seen = self._seen.get((key.namespace, key.server))
         if seen is None and len(self._seen) >= _MAX_SEEN:
             self._seen.pop(next(iter(self._seen)))
@@ -88,25 +118,59 @@ class Connections:
             # nobody: who lists again because of it would connect again, without end.
             self._changes.tell(key.namespace, key.server)
 
-    def supersede(self, spec: ServerSpec) -> None:
+    def supersede(self, namespace: str, server: str, version: int) -> None:
         """Note that a version is the current one: connections of older ones end once they are idle."""
-        seen = self._seen.get((spec.namespace, spec.name))
-        if seen is None or seen >= spec.version:
+        seen = self._seen.get((namespace, server))
+        if seen is None or seen >= version:
             return
-        self._seen[spec.namespace, spec.name] = spec.version
+        self._seen[namespace, server] = version
         for key, connection in self._table.items():
-            if key[:2] == (spec.namespace, spec.name) and key.version < spec.version:
+            if key[:2] == (namespace, server) and key.version < version:
                 connection.supersede()
-        self._changes.tell(spec.namespace, spec.name)
+        self._supervision.supersede(namespace, server, version)
+        self._changes.tell(namespace, server)
 
     def _tools_changed(self, connection: Connection) -> None:
         self._changes.tell(connection.key.namespace, connection.key.server)
 
-    def _remove(self, connection: Connection) -> None:
-        if self._table.get(connection.key) is connection:
-            del self._table[connection.key]
+    def _ended(self, connection: Connection) -> None:
+        key = connection.key
+        if self._table.get(key) is not connection:
+            return
+        del self._table[key]
+        is_current = self._seen.get((key.namespace, key.server), key.version) <= key.version
+        self._supervision.ended(key, connection.failure, is_current=is_current)
         if connection.was_lost:
-            self._changes.tell(connection.key.namespace, connection.key.server)
+            self._changes.tell(key.namespace, key.server)
+
+    def retire(self, namespace: str, server: str) -> None:
+        """Note that the registry has a server no more: its connections end once they are idle."""
+        for key, connection in self._table.items():
+            if key[:2] == (namespace, server):
+                connection.supersede()
+        self._supervision.retire(namespace, server)
+
+    async def restart(self, spec: ServerSpec) -> None:
+        """Close a server's connections, wait until nothing is left of them, and connect the shared one again.
+
+        Its breakers are closed by that. Raises RetinueError.
+        """
+        old = [each for key, each in self._table.items() if key[:2] == (spec.namespace, spec.name)]
+        for connection in old:
+            connection.close()
+        for connection in old:
+            await connection.left()
+        self._supervision.reset(spec.namespace, spec.name)
+        if spec.scope == "shared":
+            await self.connect(spec)
+
+    def close_scope(self, namespace: str, scope: str) -> None:
+        """Close the connections of a session or a run tree that is over."""
+        if scope == SHARED:
+            return
+        for key in [key for key in self._table if key.namespace == namespace and key.scope == scope]:
+            self._table[key].close()
+        self._supervision.forget_scope(namespace, scope)
 
     def close(self) -> None:
         """Ask all connections to end, side by side; no new one is made."""
@@ -117,11 +181,11 @@ class Connections:
 
 @asynccontextmanager
 async def open_connections(
-    changes: Changes, limits: Limits, max_connections: int
+    changes: Changes, supervision: Supervision, logs: ServerLogs, limits: Limits, max_connections: int
 ) -> AsyncIterator[Connections]:
     """Open the table; leaving ends all connections and waits for them, each within `connection.CLOSE_S`."""
     async with open_task_group() as tasks:
-        connections = Connections(tasks, changes, limits, max_connections)
+        connections = Connections(tasks, changes, supervision, logs, limits, max_connections)
         # The first to connect would wait for the import; here nobody does.
         warming = tasks.create_task(asyncio.to_thread(load_transports), name="import mcp")
         try:

@@ -1,18 +1,21 @@
 """Between the host's own types and the messages on the wire."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
 
 from retinue.errors import ComponentInvalidError, InvalidArgumentError, RetinueError, Violation
-from retinue.mcphost.v1 import server_request_pb2, service_pb2, tool_pb2
-from retinue.registry.v1 import component_pb2
+from retinue.mcphost.v1 import resource_pb2, server_request_pb2, service_pb2, tool_pb2
+from retinue.registry.v1 import component_pb2, mcp_server_pb2
+from retinue_mcp_host.access import ToolAccess, ToolSelector
 from retinue_mcp_host.model import (
     Answer,
     AnswerFailure,
     Batch,
     Blob,
+    CallerScope,
     Content,
     Elicitation,
     ElicitationAnswer,
@@ -22,7 +25,9 @@ from retinue_mcp_host.model import (
     ServerRequest,
     ServerRequestClosed,
     ServerSpec,
+    SseTransport,
     StdioTransport,
+    TlsFiles,
     Tool,
     ToolCall,
     ToolResult,
@@ -35,24 +40,35 @@ DEFAULT_NAMESPACE = "default"
 CONNECT_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 60.0
 IDLE_TIMEOUT_S = 300.0
+MAX_CONCURRENT_CALLS = 64
+MAX_QUEUED_CALLS = 1000
 """Where a server's config says nothing; as its proto says."""
 
 MAX_RESPONSE_BYTES = 1024 * 1024
 """After so many bytes of results a batch goes on in the next message."""
 
 
+_SCOPES: Mapping[int, Literal["shared", "session", "run"]] = {
+    mcp_server_pb2.SERVER_SCOPE_SESSION: "session",
+    mcp_server_pb2.SERVER_SCOPE_RUN: "run",
+}
+
+
 def spec_from_component(component: component_pb2.Component) -> ServerSpec:
     """The spec of a server. Raises ComponentInvalidError."""
     spec = component.mcp_server
-    transport: StdioTransport | HttpTransport
+    transport: StdioTransport | HttpTransport | SseTransport
     if spec.HasField("stdio"):
         stdio = spec.stdio
         transport = StdioTransport(stdio.command, tuple(stdio.args), dict(stdio.env), stdio.cwd)
     elif spec.HasField("streamable_http"):
-        transport = HttpTransport(spec.streamable_http.url, dict(spec.streamable_http.headers))
+        http = spec.streamable_http
+        transport = HttpTransport(http.url, dict(http.headers), _tls(http.tls))
+    elif spec.HasField("sse"):
+        transport = SseTransport(spec.sse.url, dict(spec.sse.headers), _tls(spec.sse.tls))
     else:
         raise ComponentInvalidError(
-            f"MCP server {component.name} has no transport: set stdio or streamable_http",
+            f"MCP server {component.name} has no transport: set stdio, streamable_http or sse",
             kind="mcp_server",
             name=component.name,
         )
@@ -65,7 +81,19 @@ def spec_from_component(component: component_pb2.Component) -> ServerSpec:
         call_timeout_s=_seconds(spec.call_timeout, CALL_TIMEOUT_S),
         idle_timeout_s=_seconds(spec.idle_timeout, IDLE_TIMEOUT_S),
         allow_sampling=spec.allow_sampling,
+        roots=tuple(_file_uri(root) for root in spec.roots),
+        scope=_SCOPES.get(spec.scope, "shared"),
+        max_concurrent_calls=spec.max_concurrent_calls or MAX_CONCURRENT_CALLS,
+        max_queued_calls=spec.max_queued_calls if spec.HasField("max_queued_calls") else MAX_QUEUED_CALLS,
     )
+
+
+def _tls(tls: mcp_server_pb2.TlsSettings) -> TlsFiles:
+    return TlsFiles(tls.ca_file, tls.cert_file, tls.key_file)
+
+
+def _file_uri(root: str) -> str:
+    return root if "://" in root else Path(root).as_uri()
 
 
 def _seconds(duration: Duration, default: float) -> float:
@@ -73,8 +101,8 @@ def _seconds(duration: Duration, default: float) -> float:
     return seconds if seconds > 0 else default
 
 
-def call_from_proto(call: tool_pb2.ToolCall) -> ToolCall:
-    """A call. Raises InvalidArgumentError."""
+def call_from_proto(call: tool_pb2.ToolCall, caller: str = "") -> ToolCall:
+    """A call; `caller` is where it came from. Raises InvalidArgumentError."""
     server = call.server
     if not server.name or not call.tool:
         raise InvalidArgumentError("a tool call needs the names of a server and of a tool")
@@ -89,7 +117,24 @@ def call_from_proto(call: tool_pb2.ToolCall) -> ToolCall:
         traceparent=call.traceparent,
         accepts_elicitation=call.accepts_elicitation,
         accepts_sampling=call.accepts_sampling,
+        scope=CallerScope(call.session_id, call.root_run_id or call.run_id),
+        access=access_from_proto(call.access),
+        caller=caller,
     )
+
+
+def access_from_proto(access: tool_pb2.ToolAccess) -> ToolAccess:
+    """The tools that a caller has; all where the message is not set."""
+    return ToolAccess(_selectors(access.allowed), _selectors(access.excluded))
+
+
+def _selectors(selectors: Iterable[tool_pb2.ToolSelector]) -> tuple[ToolSelector, ...]:
+    return tuple(ToolSelector(each.server, each.tool) for each in selectors)
+
+
+def scope_from_proto(scope: resource_pb2.CallerScope) -> CallerScope:
+    """Whose connection is meant, where a server's is not shared."""
+    return CallerScope(scope.session_id, scope.root_run_id)
 
 
 def tool_to_proto(server: str, tool: Tool) -> tool_pb2.Tool:
@@ -168,13 +213,14 @@ def _invalid(field: str, what: str) -> InvalidArgumentError:
 def result_to_proto(result: ToolResult) -> tool_pb2.ToolResult:
     """What a tool answered."""
     return tool_pb2.ToolResult(
-        content=[_content(part) for part in result.content],
+        content=[content_to_proto(part) for part in result.content],
         structured_json=result.structured_json,
         is_error=result.is_error,
     )
 
 
-def _content(part: Content) -> tool_pb2.ToolContent:
+def content_to_proto(part: Content) -> tool_pb2.ToolContent:
+    """One piece of a result."""
     if isinstance(part, str):
         return tool_pb2.ToolContent(text=part)
     if isinstance(part, Blob):

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from retinue.errors import RetinueError
+from retinue_kit.allowed_hosts import Reach
+from retinue_mcp_host.access import ALL_TOOLS, ToolAccess
 
 Change = Callable[[str, str], None]
 """Told that the tools of a server, by namespace and name, may be others now."""
@@ -24,12 +26,34 @@ class StdioTransport:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """How a TLS connection is made: paths of PEM files, empty where the system's defaults hold."""
+
+    ca_file: str = ""
+    """What to trust, in place of the system's certificates."""
+    cert_file: str = ""
+    """What to show; with key_file."""
+    key_file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HttpTransport:
     """A server elsewhere that speaks streamable HTTP."""
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Secret references, not yet resolved."""
+    tls: TlsFiles = TlsFiles()
+
+
+@dataclass(frozen=True, slots=True)
+class SseTransport:
+    """A server elsewhere that speaks HTTP+SSE, as revision 2024-11-05 had it."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Secret references, not yet resolved."""
+    tls: TlsFiles = TlsFiles()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +63,43 @@ class ServerSpec:
     namespace: str
     name: str
     version: int
-    transport: StdioTransport | HttpTransport
+    transport: StdioTransport | HttpTransport | SseTransport
     connect_timeout_s: float = 30.0
     call_timeout_s: float = 60.0
     idle_timeout_s: float = 300.0
     allow_sampling: bool = False
     """Whether the server may ask the caller's model for text."""
+    scope: Literal["shared", "session", "run"] = "shared"
+    """Who has a connection together: all, the runs of a session, or the runs of a tree."""
+    max_concurrent_calls: int = 64
+    """Under way on one connection."""
+    max_queued_calls: int = 1000
+    """Waiting for their turn on one connection."""
+    roots: tuple[str, ...] = ()
+    """Where the server is told that it may work: `file://` addresses."""
+    reach: Reach | None = None
+    """Where its url may lead; None: anywhere, as it stands in the operator's file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server says about itself when it is connected."""
+
+    name: str
+    version: str
+    instructions: str
+    revision: str
+    """Of MCP, as agreed on: `2025-11-25`."""
+    tools: bool
+    resources: bool
+    resource_subscriptions: bool
+    prompts: bool
+    completions: bool
+    logging: bool
+
+
+SHARED = ""
+"""The scope of a connection that all callers share."""
 
 
 class ConnectionKey(NamedTuple):
@@ -54,7 +109,17 @@ class ConnectionKey(NamedTuple):
     server: str
     version: int
     scope: str
-    """Empty for the connection that all share."""
+    """The session or root run that it is for; SHARED for the connection that all share."""
+
+
+class CallerScope(NamedTuple):
+    """Who asks, where connections are not shared; empty outside of sessions and runs."""
+
+    session_id: str = ""
+    root_run_id: str = ""
+
+
+NO_SCOPE = CallerScope()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +157,12 @@ class ToolCall:
     accepts_elicitation: bool = False
     accepts_sampling: bool = False
     """What the caller can answer where the server asks in the middle of the call."""
+    access: ToolAccess = ALL_TOOLS
+    """The tools that the caller has."""
+    scope: CallerScope = NO_SCOPE
+    """Whose connection it takes, where the server's is not shared."""
+    caller: str = ""
+    """Where it came from, for logs: the address of who called the host."""
 
 
 @dataclass(frozen=True, slots=True)

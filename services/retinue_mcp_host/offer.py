@@ -3,6 +3,7 @@
 import asyncio
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 import structlog
@@ -50,6 +51,11 @@ class Offer:
         """Whether the server's component allows it to ask for a model's text."""
         return self._spec.allow_sampling
 
+    @property
+    def has_roots(self) -> bool:
+        """Whether the server's component names places where it may work."""
+        return bool(self._spec.roots)
+
     def begin(self, caller: Caller, clock: asyncio.Timeout) -> None:
         """Note that a call is under way, made in this context."""
         caller.begin(clock)
@@ -78,7 +84,7 @@ class Offer:
         if method not in (PING, ROOTS):
             raise RefusedError(METHOD_NOT_FOUND, f"{str(method)[:100]} is not offered by this client")
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        outcome.set_result({} if method == PING else {"roots": []})
+        outcome.set_result({} if method == PING else {"roots": [_root(uri) for uri in self._spec.roots]})
         return outcome
 
     def _ask(self, asked: tuple[Question, int], related: Caller | None) -> "asyncio.Future[Outcome]":
@@ -127,6 +133,10 @@ class Offer:
                 server=self._spec.name,
                 namespace=self._spec.namespace,
             )
+
+
+def _root(uri: str) -> Outcome:
+    return {"uri": uri, "name": unquote(uri.rstrip("/").rpartition("/")[2]) or uri}
 
 
 def _elicitation(params: Any) -> tuple[Elicitation, int]:

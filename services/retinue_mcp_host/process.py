@@ -1,4 +1,4 @@
-"""A stdio server's process: how it is started, who hears its output, and how its whole group is ended."""
+"""A stdio server's process: how it is started, who hears its output, and how all that it started is ended."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
+from retinue_mcp_host.descendants import Descendants
+from retinue_mcp_host.pacing import PacedReader
 from retinue_mcp_host.stderr import StderrTail
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
@@ -25,6 +27,7 @@ DRAIN_S = 0.2
 """From the first sign of the end (exit, end of stdout) to the verdict: answers may be on the way."""
 
 _POLL_S = 0.02
+_MAX_POLL_S = 0.1
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
@@ -84,12 +87,13 @@ class ServerProcess:
     def __init__(
         self, on_stdout: Callable[[bytes], None], on_gone: Callable[[], None], tail: StderrTail
     ) -> None:
-        self._on_stdout = on_stdout
+        self._stdout = PacedReader(on_stdout)
         self._on_gone = on_gone
-        self.tail = tail
+        self._stderr = PacedReader(tail.feed)
         self.gone = False
         """Whether it can answer no more."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._descendants: Descendants | None = None
         self._pidfd = -1
         self._pipes: dict[int, asyncio.BaseTransport] = {}
         self._stdin: asyncio.WriteTransport | None = None
@@ -102,9 +106,14 @@ class ServerProcess:
         """Start it. Raises OSError."""
         loop = asyncio.get_running_loop()
         process = self._process = _spawn(argv, environment, cwd)
+        self._descendants = Descendants(process.pid)
         self._watch_exit(loop, process)
-        self._pipes[_STDOUT], _ = await loop.connect_read_pipe(lambda: _Pipe(self, _STDOUT), process.stdout)
-        self._pipes[_STDERR], _ = await loop.connect_read_pipe(lambda: _Pipe(self, _STDERR), process.stderr)
+        stdout, _ = await loop.connect_read_pipe(lambda: _Pipe(self, _STDOUT), process.stdout)
+        self._pipes[_STDOUT] = stdout
+        self._stdout.open(stdout)
+        stderr, _ = await loop.connect_read_pipe(lambda: _Pipe(self, _STDERR), process.stderr)
+        self._pipes[_STDERR] = stderr
+        self._stderr.open(stderr)
         stdin, _ = await loop.connect_write_pipe(lambda: _Pipe(self, _STDIN), process.stdin)
         self._pipes[_STDIN] = self._stdin = stdin
 
@@ -136,9 +145,9 @@ class ServerProcess:
     def received(self, number: int, data: bytes) -> None:
         """Take what it wrote on stdout or stderr."""
         if number == _STDOUT:
-            self._on_stdout(data)
+            self._stdout.feed(data)
         else:
-            self.tail.feed(data)
+            self._stderr.feed(data)
 
     def closed(self, number: int) -> None:
         """Note that it closed a pipe."""
@@ -186,6 +195,11 @@ class ServerProcess:
         if self._stdin is not None and not self._stdin.is_closing():
             self._stdin.write(data)
 
+    @property
+    def pid(self) -> int:
+        """Its number; 0 before it is started."""
+        return self._process.pid if self._process else 0
+
     def ending(self) -> str:
         """How it ended, for a sentence that begins with its name."""
         status = self._process.returncode if self._process else None
@@ -199,77 +213,46 @@ class ServerProcess:
             return f"was ended by signal {-status}"
 
     async def aclose(self) -> None:
-        """End it with all of its group: by the end of its input, then SIGTERM, then SIGKILL."""
-        process = self._process
-        if process is None:
+        """End it with all that it started: by the end of its input, then SIGTERM, then SIGKILL."""
+        process, descendants = self._process, self._descendants
+        if process is None or descendants is None:
             return
+
+        async def until_none_runs(repeated: signal.Signals | None = None) -> None:
+            # Who is not our child tells nobody of its end: looking is all there is.
+            wait_s = _POLL_S
+            while not self._exited.is_set() or descendants.running():
+                await asyncio.sleep(wait_s)
+                wait_s = min(wait_s * 1.5, _MAX_POLL_S)
+                if repeated is not None:  # for those that were started meanwhile
+                    descendants.signal(repeated)
+
         try:
             if self._stdin is not None:
                 self._stdin.close()
             await _within(STDIN_CLOSED_S, self._exited.wait)
-            if self._signal(signal.SIGTERM):
-                await _within(TERMINATED_S, self._until_empty)
+            if descendants.signal(signal.SIGTERM):
+                # One that is stopped takes the other only then.
+                descendants.signal(signal.SIGCONT)
+                await _within(TERMINATED_S, until_none_runs)
         finally:
             # Also where the closing itself is cancelled: nothing is left behind.
-            if self._signal(signal.SIGKILL):
-                await _within(KILLED_S, self._until_empty)
+            if descendants.signal(signal.SIGKILL):
+                await _within(KILLED_S, lambda: until_none_runs(signal.SIGKILL))
             self._forget_pidfd()
-            for number, file in (
-                (_STDIN, process.stdin),
-                (_STDOUT, process.stdout),
-                (_STDERR, process.stderr),
-            ):
-                if number in self._pipes:
-                    self._pipes[number].close()
-                elif file is not None:
-                    file.close()
+            self._close_pipes(process)
 
-    async def _until_empty(self) -> None:
-        # Children of a child tell nobody of their end: looking is all there is.
-        while not self._exited.is_set() or group_alive(self._group):  # noqa: ASYNC110 - nothing tells when a group has ended
-            await asyncio.sleep(_POLL_S)
-
-    @property
-    def _group(self) -> int:
-        return self._process.pid if self._process else 0
-
-    def _signal(self, number: signal.Signals) -> bool:
-        """Send a signal to the group; False where nothing of it is left."""
-        if self._exited.is_set() and not group_alive(self._group):
-            return False
-        try:
-            os.killpg(self._group, number)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
+    def _close_pipes(self, process: "subprocess.Popen[bytes]") -> None:
+        self._stdout.close()
+        self._stderr.close()
+        for number, file in ((_STDIN, process.stdin), (_STDOUT, process.stdout), (_STDERR, process.stderr)):
+            if number in self._pipes:
+                self._pipes[number].close()
+            elif file is not None:
+                file.close()
 
 
 async def _within(seconds: float, wait: Callable[[], Awaitable[object]]) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await wait()
-
-
-def group_alive(group: int) -> bool:
-    """Whether a process of the group runs; one that only waits to be reaped by its parent does not."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    processes = Path("/proc")
-    if not processes.joinpath("self", "stat").exists():
-        return True
-    for entry in processes.iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            stat = (entry / "stat").read_bytes()
-        except OSError:
-            continue
-        # `pid (name) state parent group …`; the name may hold spaces and parentheses.
-        state, _parent, its_group = stat.rpartition(b")")[2].split()[:3]
-        if int(its_group) == group and state not in (b"Z", b"X"):
-            return True
-    return False

@@ -49,8 +49,8 @@ def result_from_json(raw: dict[str, Any], server: str, max_bytes: int) -> ToolRe
     left = max_bytes
     size = 0
     for piece in pieces:
-        part = _content(piece, server)
-        need = _size(part)
+        part = content_from_json(piece, server)
+        need = size_of(part)
         size += need
         if need <= left:
             content.append(part)
@@ -60,7 +60,7 @@ def result_from_json(raw: dict[str, Any], server: str, max_bytes: int) -> ToolRe
             left = 0
         else:
             left = 0
-    need = _size(structured_json)
+    need = size_of(structured_json)
     size += need
     if need > left:
         structured_json = ""
@@ -69,7 +69,7 @@ def result_from_json(raw: dict[str, Any], server: str, max_bytes: int) -> ToolRe
     return ToolResult(tuple(content), structured_json, raw.get("isError") is True, min(size, max_bytes))
 
 
-def _content(piece: Any, server: str) -> Content:
+def content_from_json(piece: Any, server: str) -> Content:
     kind = piece.get("type") if isinstance(piece, dict) else None
     if kind == "text":
         return _text(piece.get("text"))
@@ -88,7 +88,7 @@ def _content(piece: Any, server: str) -> Content:
     return _dumps(piece)
 
 
-def _size(part: Content) -> int:
+def size_of(part: Content) -> int:
     if isinstance(part, str):
         return len(part) if part.isascii() else len(part.encode("utf-8", "replace"))
     if isinstance(part, Blob):

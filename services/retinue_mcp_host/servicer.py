@@ -11,10 +11,12 @@ import structlog
 from retinue.errors import InvalidArgumentError, RetinueError, Violation
 from retinue.mcphost.v1 import service_pb2, service_pb2_grpc
 from retinue_kit.paging import MAX_PAGE_SIZE, decode_page_token, encode_page_token, page_limit
+from retinue_mcp_host.access import is_allowed
 from retinue_mcp_host.calls import ToolCalls
 from retinue_mcp_host.changes import Changes
 from retinue_mcp_host.convert import (
     DEFAULT_NAMESPACE,
+    access_from_proto,
     answer_from_proto,
     call_from_proto,
     closed_to_proto,
@@ -23,8 +25,10 @@ from retinue_mcp_host.convert import (
     request_to_proto,
     responses_to_proto,
     result_to_proto,
+    scope_from_proto,
     tool_to_proto,
 )
+from retinue_mcp_host.labelled import LabelledServers
 from retinue_mcp_host.model import Progress, ServerRequest, ServerRequestClosed
 from retinue_mcp_host.server_requests import ServerRequests
 from retinue_mcp_host.tool_stream import MAX_WAITING_UPDATES, ToolStream
@@ -45,12 +49,14 @@ class McpHostServicer(service_pb2_grpc.McpHostServiceServicer):
     def __init__(
         self,
         calls: ToolCalls,
+        labelled: LabelledServers,
         requests: ServerRequests,
         changes: Changes,
         tasks: asyncio.TaskGroup,
         max_stream_calls: int,
     ) -> None:
         self._calls = calls
+        self._labelled = labelled
         self._requests = requests
         self._changes = changes
         self._tasks = tasks
@@ -65,14 +71,12 @@ class McpHostServicer(service_pb2_grpc.McpHostServiceServicer):
         """See the proto."""
         limit = page_limit(request.page_size, default=MAX_PAGE_SIZE)
         place = decode_page_token(request.page_token, int, int)
-        if not 1 <= len(request.servers) <= MAX_SERVERS:
-            raise InvalidArgumentError(
-                f"servers has {len(request.servers)} entries: name 1 to {MAX_SERVERS}",
-                violations=[Violation("servers", f"must have 1 to {MAX_SERVERS} entries")],
-            )
+        refs = await self._servers(request)
+        access = access_from_proto(request.access)
         first, skip = (int(place[0]), int(place[1])) if place else (0, 0)
-        refs = [(ref.name, ref.version) for ref in request.servers]
-        listed = await self._calls.list_servers(request.namespace or DEFAULT_NAMESPACE, refs)
+        listed = await self._calls.list_servers(
+            request.namespace or DEFAULT_NAMESPACE, refs, scope_from_proto(request.scope)
+        )
         response = service_pb2.ListToolsResponse()
         for number, ((server, _), tools) in enumerate(zip(refs, listed, strict=True)):
             if isinstance(tools, RetinueError):
@@ -83,11 +87,25 @@ class McpHostServicer(service_pb2_grpc.McpHostServiceServicer):
                 continue
             begin = skip if number == first else 0
             for index, tool in enumerate(list(tools.values())[begin:], begin):
+                if not is_allowed(access, server, tool.name):
+                    continue
                 if len(response.tools) == limit:
                     response.next_page_token = response.next_page_token or encode_page_token([number, index])
                     break
                 response.tools.append(tool_to_proto(server, tool))
         return response
+
+    async def _servers(self, request: service_pb2.ListToolsRequest) -> list[tuple[str, int]]:
+        """The servers that are meant, by name and version. Raises InvalidArgumentError."""
+        if request.labels and not request.servers:
+            namespace = request.namespace or DEFAULT_NAMESPACE
+            return [(name, 0) for name in await self._labelled.names(namespace, request.labels, MAX_SERVERS)]
+        if request.labels or not 1 <= len(request.servers) <= MAX_SERVERS:
+            raise InvalidArgumentError(
+                f"servers has {len(request.servers)} entries: name 1 to {MAX_SERVERS}, or give labels",
+                violations=[Violation("servers", f"must have 1 to {MAX_SERVERS} entries")],
+            )
+        return [(ref.name, ref.version) for ref in request.servers]
 
     async def CallTool(
         self, request: service_pb2.CallToolRequest, context: Context
@@ -96,7 +114,7 @@ class McpHostServicer(service_pb2_grpc.McpHostServiceServicer):
         updates = _UpdateWriter(self._tasks, context)
         try:
             result = await self._calls.call(
-                call_from_proto(request.call), updates.tell_progress, updates.tell_request
+                call_from_proto(request.call, context.peer()), updates.tell_progress, updates.tell_request
             )
             await updates.written()
             yield service_pb2.CallToolResponse(result=result_to_proto(result))
@@ -117,7 +135,7 @@ class McpHostServicer(service_pb2_grpc.McpHostServiceServicer):
     ) -> AsyncIterator[service_pb2.StreamToolCallsResponse]:
         """See the proto."""
         stream = ToolStream(self._calls, self._tasks, self._max_stream_calls)
-        self._streams[stream] = self._tasks.create_task(self._read(request_iterator, stream))
+        self._streams[stream] = self._tasks.create_task(self._read(request_iterator, stream, context.peer()))
         # A call that is cancelled while it sends leaves the generator where it stands; this comes always.
         context.add_done_callback(lambda _context: self._close(stream))  # type: ignore[arg-type]
         self._changes.listen(stream.changed)
@@ -130,13 +148,13 @@ class McpHostServicer(service_pb2_grpc.McpHostServiceServicer):
             self._close(stream)
 
     async def _read(
-        self, requests: AsyncIterator[service_pb2.StreamToolCallsRequest], stream: ToolStream
+        self, requests: AsyncIterator[service_pb2.StreamToolCallsRequest], stream: ToolStream, caller: str
     ) -> None:
         try:
             async for request in requests:
                 await stream.room()
                 for command in request.commands:
-                    _do(command, stream)
+                    _do(command, stream, caller)
         except Exception as error:  # noqa: BLE001 - the caller broke the stream off; its calls end with it
             log.debug("stream of tool calls broke", error=repr(error))
         finally:
@@ -200,14 +218,17 @@ class _UpdateWriter:
             self._writing.cancel()
 
 
-def _do(command: service_pb2.ToolCallCommand, stream: ToolStream) -> None:
+def _do(command: service_pb2.ToolCallCommand, stream: ToolStream, caller: str) -> None:
     kind = command.WhichOneof("command")
     try:
         if kind == "start":
-            stream.start(command.call_id, call_from_proto(command.start))
+            stream.start(command.call_id, call_from_proto(command.start, caller))
         elif kind == "cancel":
             stream.cancel(command.call_id)
+        elif kind == "close_scope":
+            scope = command.close_scope
+            stream.close_scope(scope.namespace or DEFAULT_NAMESPACE, scope.scope_id)
         else:
-            raise InvalidArgumentError("a command needs start or cancel")
+            raise InvalidArgumentError("a command needs start, cancel or close_scope")
     except RetinueError as error:
         stream.refuse(command.call_id, error)

@@ -1,14 +1,15 @@
 """What the MCP host's process is told by its environment."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
+from pydantic_settings import NoDecode
 
 from retinue.client import MCP_HOST_ADDRESS, REGISTRY_ADDRESS
-from retinue_kit.settings import ServiceSettings
+from retinue_kit.settings import ApiSettings
 
 
-class McpHostSettings(ServiceSettings):
+class McpHostSettings(ApiSettings):
     """Settings of the MCP host manager; each is an environment variable of the kit's form."""
 
     service: ClassVar[str] = "mcp-host"
@@ -30,3 +31,12 @@ class McpHostSettings(ServiceSettings):
     """Calls under way on one StreamToolCalls."""
     max_connections: int = Field(default=256, ge=1)
     """Open at a time; a further server fails until an idle one is closed."""
+    prewarm_namespaces: Annotated[tuple[str, ...], NoDecode] = ("default",)
+    """Whose servers with `prewarm` are kept connected; comma separated."""
+
+    @field_validator("prewarm_namespaces", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return tuple(name for each in value.split(",") if (name := each.strip()))

@@ -1,12 +1,15 @@
 """What the registry says of servers. A version does not change, so each is asked for once."""
 
 import asyncio
+from dataclasses import replace
 from typing import NamedTuple
 
 from retinue.client import Components, ServiceChannel
 from retinue.errors import CallCancelledError, RetinueError, ServiceUnavailableError, error_from_facts
+from retinue_kit.allowed import Allowed
 from retinue_mcp_host.convert import MCP_SERVER, spec_from_component
 from retinue_mcp_host.model import ServerSpec
+from retinue_mcp_host.server_rules import check_rules
 
 MAX_CACHED = 4096
 """Specs; beyond it the cache begins anew."""
@@ -30,8 +33,9 @@ class _Lookup:
 class ServerSpecs:
     """Specs of servers by namespace, name and version."""
 
-    def __init__(self, registry: ServiceChannel) -> None:
+    def __init__(self, registry: ServiceChannel, allowed: Allowed) -> None:
         self._registry = registry
+        self._allowed = allowed
         self._cache: dict[_Key, ServerSpec] = {}
         self._next: dict[_Key, _Lookup] = {}
         """Not sent yet, so that it can be joined: the answer of one under way may be too old."""
@@ -44,7 +48,8 @@ class ServerSpecs:
     async def get(self, namespace: str, name: str, version: int) -> ServerSpec:
         """The spec of a version, 0 for the current one, from the registry.
 
-        Raises ComponentNotFoundError, ComponentInvalidError, ServiceUnavailableError.
+        Raises ComponentNotFoundError, ComponentInvalidError, ComponentNotAllowedError,
+        ServiceUnavailableError.
         """
         key = _Key(namespace, name, version)
         while True:
@@ -85,7 +90,9 @@ class ServerSpecs:
                 service=self._registry.service,
                 address=self._registry.address,
             ) from None
-        spec = spec_from_component(component)
+        # What came by API and is not allowed is no server here: its tools are not listed, and not called.
+        reach = check_rules(component, self._allowed)
+        spec = replace(spec_from_component(component), reach=reach)
         if len(self._cache) >= MAX_CACHED:
             self._cache.clear()
         self._cache[_Key(key.namespace, key.name, spec.version)] = spec

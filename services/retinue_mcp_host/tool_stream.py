@@ -76,6 +76,10 @@ class ToolStream:
         if task is not None:
             _cancel(task)
 
+    def close_scope(self, namespace: str, scope: str) -> None:
+        """A session or run tree is over: connections that are its own are closed."""
+        self._calls.close_scope(namespace, scope)
+
     def refuse(self, call_id: int, error: RetinueError) -> None:
         """Fail a call that was not started."""
         self._push(call_id, error)

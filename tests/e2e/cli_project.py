@@ -99,7 +99,7 @@ class Project:
     def environment(self, **more: str) -> dict[str, str]:
         """The environment without settings of the machine's."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RETINUE_")}
-        return kept | more
+        return kept | {"XDG_CONFIG_HOME": str(self.folder.parent / "config")} | more
 
     def retinue(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""

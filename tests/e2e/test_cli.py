@@ -147,7 +147,7 @@ def test_get_shows_components(project: Project) -> None:
     assert "agent/assistant" in project.retinue("get").stdout
     assert [each["name"] for each in project.json("get", "llms")["components"]] == ["scripted"]
     assert project.json("get", "agent/assistant")["agent"]["llm"] == "scripted"
-    assert "mcp_servers:\n  - time\n" in project.retinue("get", "agent/assistant").stdout
+    assert "    mcp_servers:\n    - time\n" in project.retinue("get", "agent/assistant").stdout
     missing = project.retinue("get", "agent/asistant")
     assert missing.returncode == 1
     assert "did you mean assistant?" in missing.stderr
@@ -209,7 +209,8 @@ def test_doctor_says_what_to_do_about_keys_and_servers(project: Project) -> None
     keyless = by_subject["llm", "keyless"]
     assert keyless["level"] == "problem"
     assert "RETINUE_TEST_NO_SUCH_KEY" in keyless["found"]
-    assert "this shell" in keyless["todo"]
+    assert "which is not there where the engine runs" in keyless["found"]
+    assert "where `retinue up` or the engine is started" in keyless["todo"]
     assert by_subject["llm", "spare"]["level"] == "warning"
     assert "retinue dev model --port 1" in by_subject["llm", "silent"]["todo"]
     dead = by_subject["mcp_server", "dead"]

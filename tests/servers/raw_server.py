@@ -107,6 +107,42 @@ def rounds(_key: int, params: dict[str, Any]) -> dict[str, Any]:
     return text(json.dumps(params.get("inputResponses")))
 
 
+def pid(_key: int, _: dict[str, Any]) -> dict[str, Any]:
+    return text(str(os.getpid()))
+
+
+def flood(_key: int, params: dict[str, Any]) -> dict[str, Any]:
+    """Write so many bytes that are no MCP, in lines of a length; 0 is one line of all."""
+    size, line = params["arguments"]["size"], params["arguments"].get("line", 0)
+    if not line:
+        write(b"x" * size + b"\n")
+    else:
+        piece = (b"x" * (line - 1) + b"\n") * (65536 // line)
+        for _ in range(size // len(piece)):
+            write(piece)
+    return text("done")
+
+
+def change_often(_key: int, params: dict[str, Any]) -> dict[str, Any]:
+    """Say again and again that the list of tools has changed."""
+    for _ in range(params["arguments"]["times"]):
+        send(method="notifications/tools/list_changed")
+    return text("done")
+
+
+def hang_up(_key: int, _: dict[str, Any]) -> None:
+    """Write half an answer and close stdout, but go on."""
+    write(b'{"jsonrpc":"2.0","id":')
+    os.close(1)
+
+
+def complain(_key: int, params: dict[str, Any]) -> dict[str, Any]:
+    """Write on stderr."""
+    sys.stderr.write(params["arguments"]["text"] + "\n")
+    sys.stderr.flush()
+    return text("done")
+
+
 def refuse(key: int, _: dict[str, Any]) -> None:
     send(id=key, error={"code": -32602, "message": "size must be a number"})
 
@@ -135,6 +171,7 @@ TOOLS: dict[str, Callable[[int, dict[str, Any]], dict[str, Any] | None]] = {
     each.__name__: each
     for each in (
         *(echo, hang, big, bad_bytes, die, env, rename, meta, twice, refuse),
+        *(pid, flood, change_often, hang_up, complain),
         *(ask, ask_back, ask_late, ask_hugely, take_back, rounds),
     )
 }
@@ -230,9 +267,24 @@ def serve() -> None:
             note("cancelled", message["params"]["requestId"])
 
 
+def escape() -> None:
+    """Start a process that keeps nothing of its ancestors: no parent, session, group or environment."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            note("children", os.getpid())
+            os.execve("/bin/sleep", ["sleep", "600"], {})
+        os._exit(0)
+    os.wait()
+
+
 def main() -> None:
     """Begin as the ways say, serve, end."""
     note("starts", os.getpid())
+    if "escapes" in WAYS:
+        escape()
+    if "flaky" in WAYS and (FOLDER / "broken").exists():
+        sys.exit("it does not work today")
     if "dies" in WAYS:
         sys.exit("Traceback (most recent call last):\nModuleNotFoundError: No module named 'flux'")
     if "mute" in WAYS:

@@ -1,10 +1,16 @@
-"""A real MCP server, made with the SDK: stdio by default, streamable HTTP with `--http PORT`."""
+"""A real MCP server, made with the SDK: stdio by default, else `--http PORT` or `--sse PORT`.
+
+With `--tls CERTIFICATE KEY CA` after it, HTTP is over TLS, and clients have to show a certificate of that CA.
+"""
 
 import os
+import ssl
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
+import uvicorn
 from mcp.server.mcpserver import Context, Image, MCPServer
 from pydantic import BaseModel
 
@@ -73,7 +79,13 @@ async def wait(folder: str) -> str:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--http"]:
-        server.run(transport="streamable-http", host="127.0.0.1", port=int(sys.argv[2]))
+    if len(sys.argv) > 1:
+        app = server.sse_app() if sys.argv[1] == "--sse" else server.streamable_http_app()
+        tls: dict[str, Any] = {}
+        if "--tls" in sys.argv:
+            certificate, key, ca = sys.argv[sys.argv.index("--tls") + 1 :]
+            tls = {"ssl_certfile": certificate, "ssl_keyfile": key, "ssl_ca_certs": ca}
+            tls["ssl_cert_reqs"] = ssl.CERT_REQUIRED
+        uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), **tls)
     else:
         server.run()

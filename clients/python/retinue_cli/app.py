@@ -7,22 +7,32 @@ import typer
 from retinue_cli.call import Call, Engine, Json, McpHost, Namespace, Registry, Token
 from retinue_cli.commands import (
     about,
+    apply,
+    call_tool,
     chat,
     config,
     control,
     dev,
     doctor,
+    export,
     history,
     init,
     inputs,
+    logs,
+    prompts,
     report,
+    resources,
     run,
+    schema,
     serve,
+    servers,
     session,
+    shadowed,
     show,
     store,
     tools,
     up,
+    versions,
 )
 
 app = typer.Typer(
@@ -90,11 +100,25 @@ app.add_typer(session.app, name="session", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(report.report)
 app.command(rich_help_panel=_LOOK)(report.trace)
 app.command(rich_help_panel=_LOOK)(tools.tools)
+app.command("call", rich_help_panel=_LOOK)(call_tool.call_tool)
+app.command(rich_help_panel=_LOOK)(resources.resources)
+app.command(rich_help_panel=_LOOK)(prompts.prompts)
+app.command(rich_help_panel=_LOOK)(servers.servers)
+app.command(rich_help_panel=_LOOK)(logs.logs)
+app.command(rich_help_panel=_LOOK)(servers.restart)
 app.command(rich_help_panel=_LOOK)(doctor.doctor)
 app.command(rich_help_panel=_CONFIGURE)(init.init)
 app.command(rich_help_panel=_CONFIGURE)(config.get)
-app.command(rich_help_panel=_CONFIGURE)(config.apply)
+app.command(rich_help_panel=_CONFIGURE)(apply.apply)
+app.command(rich_help_panel=_CONFIGURE)(apply.diff)
+app.command(rich_help_panel=_CONFIGURE)(export.export)
+app.command(rich_help_panel=_CONFIGURE)(versions.history)
+app.command(rich_help_panel=_CONFIGURE)(versions.rollback)
+app.command(rich_help_panel=_CONFIGURE)(versions.delete)
+app.command(rich_help_panel=_CONFIGURE)(config.problems)
+app.command(rich_help_panel=_CONFIGURE)(shadowed.shadowed)
 app.command(rich_help_panel=_CONFIGURE)(config.validate)
+app.command(rich_help_panel=_CONFIGURE)(schema.schema)
 app.command(rich_help_panel=_SERVE)(up.up)
 app.add_typer(serve.app, name="serve", rich_help_panel=_SERVE)
 app.add_typer(store.app, name="store", rich_help_panel=_SERVE)

@@ -1,19 +1,24 @@
 """The registry's own strict loader, asked as a process: the CLI reads no project file itself."""
 
 import asyncio
+import difflib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retinue_cli.failures import CommandError
+from retinue_cli.failures import USAGE, CommandError
 from retinue_cli.suite.services import REGISTRY, service_environment
+from retinue_cli.wording import count
 
+STDIN = "-"
 _TIMEOUT_S = 60.0
+_MOST_STDIN_BYTES = 5 * 1024 * 1024
+"""More than a file may have, so that the registry says what is wrong with it."""
 
 
-async def run_loader(*arguments: str | Path) -> tuple[int, str, str]:
+async def run_loader(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:
     """Run `python -m retinue_registry` with arguments; its exit status, stdout and stderr."""
     REGISTRY.check_installed()
     process = await asyncio.create_subprocess_exec(
@@ -22,13 +27,13 @@ async def run_loader(*arguments: str | Path) -> tuple[int, str, str]:
         REGISTRY.module,
         *map(str, arguments),
         env=service_environment(),
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            out, err = await process.communicate()
+            out, err = await process.communicate(stdin or None)
     except TimeoutError:
         raise CommandError(f"the check did not end within {_TIMEOUT_S:.0f} s") from None
     finally:
@@ -38,18 +43,27 @@ async def run_loader(*arguments: str | Path) -> tuple[int, str, str]:
     return process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
 
 
-async def load_components(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The components in files, as protojson. Raises CommandError with all that is wrong in them."""
-    components: list[dict[str, Any]] = []
-    faults: list[str] = []
+async def load_components(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """The components in files, in folders and on stdin (`-`), as protojson.
+
+    Raises CommandError with all that is wrong in them.
+    """
     for path in paths:
-        if not path.is_file():
-            raise CommandError(f"there is no file {path}")
-        status, out, err = await run_loader("--dump", path)
-        if status:
-            faults.append((err or out).strip())
-        else:
-            components += json.loads(out)
-    if faults:
-        raise CommandError("nothing was applied:\n" + "\n".join(faults))
+        _check_exists(path)
+    stdin = sys.stdin.buffer.read(_MOST_STDIN_BYTES) if STDIN in paths else b""
+    status, out, err = await run_loader("--dump", *paths, stdin=stdin)
+    if status:
+        problems = (err or out).strip().splitlines()
+        raise CommandError("\n".join([f"{count(len(problems), 'problem')} in what was given:", *problems]))
+    components: list[dict[str, Any]] = json.loads(out)
     return components
+
+
+def _check_exists(given: str) -> None:
+    path = Path(given)
+    if given == STDIN or path.exists():
+        return
+    there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, there, n=1)
+    hint = f"; did you mean {path.with_name(near[0])}?" if near else ""
+    raise CommandError(f"there is no {given}{hint}", status=USAGE)

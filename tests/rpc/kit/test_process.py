@@ -220,10 +220,10 @@ async def test_a_variable_that_nobody_reads_is_told_with_the_nearest(start: Star
 def test_the_table_of_variables_is_that_of_the_settings() -> None:
     read = {"RETINUE_DEBUG", "RETINUE_PROTOS"}
     for settings in (RegistrySettings, McpHostSettings, EngineSettings):
-        own = settings.service.upper().replace("-", "_")
-        for name in settings.model_fields:
-            prefix = f"{own}_" if name in {"address", "metrics_address"} else ""
-            read.add(f"RETINUE_{prefix}{name.upper()}")
+        for name, field in settings.model_fields.items():
+            alias = field.validation_alias or f"RETINUE_{name.upper()}"
+            names = [str(choice) for choice in getattr(alias, "choices", [alias])]
+            read.update(each for each in names if each.isupper())
     assert read == VARIABLES
 
 

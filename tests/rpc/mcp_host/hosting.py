@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 
-from retinue.client import Access, Tools, open_channel
+from retinue.client import Access, Servers, Tools, open_channel
 from retinue.errors import ComponentNotFoundError, status_from_error
 from retinue.mcphost.v1 import service_pb2, service_pb2_grpc, tool_pb2
 from retinue.registry.v1 import component_pb2, mcp_server_pb2
@@ -33,6 +33,15 @@ async def until(condition: Callable[[], Any], what: str, within_s: float = SOON_
     while not (found := condition()):
         assert time.monotonic() < end, f"not within {within_s} s: {what}"
         await asyncio.sleep(0.01)
+    return found
+
+
+async def until_awaited(ask: Callable[[], Awaitable[Any]], what: str, within_s: float = SOON_S) -> Any:
+    """Ask until the answer is true, and return it."""
+    end = time.monotonic() + within_s
+    while not (found := await ask()):
+        assert time.monotonic() < end, f"not within {within_s} s: {what}"
+        await asyncio.sleep(0.02)
     return found
 
 
@@ -80,9 +89,34 @@ class Registry(registry_grpc.RegistryServiceServicer):
     def __init__(self) -> None:
         self.components: dict[tuple[str, int], component_pb2.Component] = {}
         self.asked = 0
+        self.is_away = False
+        self.changes: list[registry_pb2.ComponentChange] = []
+        self.changed = asyncio.Condition()
 
-    def put(self, name: str, spec: mcp_server_pb2.McpServerSpec) -> int:
-        """Store the next version of a server."""
+    @property
+    def revision(self) -> int:
+        """One for each change."""
+        return len(self.changes)
+
+    async def delete(self, name: str) -> None:
+        """Delete a server."""
+        component = next(each for each in self._current() if each.name == name)
+        for known in [known for known in self.components if known[0] == name]:
+            del self.components[known]
+        self._note(registry_pb2.CHANGE_TYPE_DELETED, component)
+        await self.tell()
+
+    async def tell(self) -> None:
+        """Tell those who watch."""
+        async with self.changed:
+            self.changed.notify_all()
+
+    def _note(self, kind: registry_pb2.ChangeType.ValueType, component: component_pb2.Component) -> None:
+        change = registry_pb2.ComponentChange(type=kind, component=component, revision=self.revision + 1)
+        self.changes.append(change)
+
+    def put(self, name: str, spec: mcp_server_pb2.McpServerSpec, labels: dict[str, str] | None = None) -> int:
+        """Store the next version of a server; `tell` tells it to those who watch."""
         version = 1 + max((number for known, number in self.components if known == name), default=0)
         self.components[name, version] = component_pb2.Component(
             namespace="default",
@@ -90,13 +124,16 @@ class Registry(registry_grpc.RegistryServiceServicer):
             name=name,
             version=version,
             mcp_server=spec,
+            labels=labels,
         )
+        self._note(registry_pb2.CHANGE_TYPE_STORED, self.components[name, version])
         return version
 
     async def GetComponent(  # noqa: N802 - gRPC's name
         self, request: registry_pb2.GetComponentRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> registry_pb2.GetComponentResponse:
         self.asked += 1
+        await self._answer(context)
         name, version = request.component.name, request.component.version
         version = version or max((number for known, number in self.components if known == name), default=0)
         component = self.components.get((name, version))
@@ -105,6 +142,42 @@ class Registry(registry_grpc.RegistryServiceServicer):
             details = (("grpc-status-details-bin", status.SerializeToString()),)
             await context.abort(grpc.StatusCode.NOT_FOUND, status.message, details)
         return registry_pb2.GetComponentResponse(component=component)
+
+    async def _answer(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        if self.is_away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+
+    def _current(self) -> list[component_pb2.Component]:
+        newest: dict[str, component_pb2.Component] = {}
+        for (name, _), component in sorted(self.components.items()):
+            newest[name] = component
+        return list(newest.values())
+
+    async def ListComponents(  # noqa: N802 - gRPC's name
+        self,
+        request: registry_pb2.ListComponentsRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> registry_pb2.ListComponentsResponse:
+        await self._answer(context)
+        found = [each for each in self._current() if request.labels.items() <= dict(each.labels).items()]
+        return registry_pb2.ListComponentsResponse(components=found, revision=self.revision)
+
+    async def WatchComponents(  # noqa: N802 - gRPC's name
+        self,
+        request: registry_pb2.WatchComponentsRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> AsyncIterator[registry_pb2.WatchComponentsResponse]:
+        await self._answer(context)
+        seen = request.after_revision
+        while True:
+            yield registry_pb2.WatchComponentsResponse(
+                changes=[each for each in self.changes if each.revision > seen],
+                through_revision=self.revision,
+            )
+            seen = self.revision
+            async with self.changed:
+                while self.revision == seen:
+                    await self.changed.wait()
 
 
 class Host:
@@ -115,6 +188,7 @@ class Host:
         self.channel = channel
         self.tools = Tools(channel, "default")
         self.stub = service_pb2_grpc.McpHostServiceStub(channel.channel)
+        self.servers = Servers(channel, "default")
         self.folder = folder
 
     def stdio(self, name: str, *argv: str, **spec: Any) -> int:
@@ -125,7 +199,8 @@ class Host:
         transport = mcp_server_pb2.StdioTransport(
             command=command, args=script, env=env, **spec.pop("stdio", {})
         )
-        return self.registry.put(name, mcp_server_pb2.McpServerSpec(stdio=transport, **spec))
+        labels = spec.pop("labels", None)
+        return self.registry.put(name, mcp_server_pb2.McpServerSpec(stdio=transport, **spec), labels)
 
     def http(self, name: str, url: str, headers: dict[str, str] | None = None, **spec: Any) -> int:
         """Store a server elsewhere."""

@@ -109,10 +109,10 @@ async def test_the_clock_of_the_call_runs_again_after_the_answer(host: Host, ask
 async def test_servers_are_told_what_is_offered(host: Host, asking: Any) -> None:
     asking()
     offered = json.loads(text(await host.call("asking", "offered")))
-    assert offered == {"elicitation": {"form": {}}, "roots": {}}
+    assert offered == {"elicitation": {"form": {}}}
     asking(allow_sampling=True)
     offered = json.loads(text(await host.call("asking", "offered")))
-    assert offered == {"elicitation": {"form": {}}, "roots": {}, "sampling": {}}
+    assert offered == {"elicitation": {"form": {}}, "sampling": {}}
     assert text(await host.call("asking", "roots")) == "0"
 
 

@@ -27,7 +27,7 @@ async def test_over_http_a_result_that_asks_is_answered(host: Host) -> None:
             await asked.answer(**sampled("blue"))
             assert text(await end) == "m: blue"
         offered = json.loads(text(await host.call("asking", "offered")))
-        assert offered == {"elicitation": {"form": {}}, "roots": {}, "sampling": {}}
+        assert offered == {"elicitation": {"form": {}}, "sampling": {}}
 
 
 async def test_over_http_an_answer_out_of_shape_fails_the_call_alone(host: Host) -> None:

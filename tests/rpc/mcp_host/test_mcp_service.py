@@ -58,7 +58,7 @@ async def test_a_signal_leaves_no_process_behind(
     started, ready = process
     async with open_channel("MCP host", ready["address"], Access()) as channel:
         host = Host(registry, channel, tmp_path)
-        host.stdio("parent", "raw_server.py", "parent")
+        host.stdio("parent", "raw_server.py", "parent", "escapes")
         host.stdio("stubborn", "raw_server.py", "stubborn")
         host.stdio("mute", "raw_server.py", "mute")
         await asyncio.gather(host.call("parent", "echo"), host.call("stubborn", "echo"))

@@ -71,7 +71,7 @@ async def open_stream(host: Host) -> AsyncIterator[Stream]:
 
 
 async def test_many_calls_each_end_in_one_result_and_travel_together(host: Host) -> None:
-    host.stdio("raw", "raw_server.py")
+    host.stdio("raw", "raw_server.py", max_concurrent_calls=300)
     async with open_stream(host) as stream:
         commands = [start(number, "raw", "echo", f'{{"text": "{number}"}}') for number in range(300)]
         await stream.send(*commands)
@@ -146,7 +146,7 @@ async def test_a_number_that_is_started_twice_ends_once(host: Host) -> None:
 
 
 async def test_more_calls_than_the_limit_are_refused(host: Host) -> None:
-    host.stdio("raw", "raw_server.py")
+    host.stdio("raw", "raw_server.py", max_concurrent_calls=2000)
     async with open_stream(host) as stream:
         await stream.send(*(start(number, "raw", "hang") for number in range(1025)))
         (end,) = await stream.until(lambda: stream.ends(1024), "the one too many")

@@ -10,10 +10,10 @@ import pytest
 
 import retinue_cli
 from retinue import client
-from retinue.registry.v1 import component_pb2
-from retinue_cli import call
+from retinue.registry.v1 import component_pb2, service_pb2
+from retinue_cli import call, component_changes, kinds, which_options
 from retinue_cli.__main__ import main
-from retinue_cli.commands import about, config
+from retinue_cli.commands import about
 
 
 def test_help_needs_neither_grpc_nor_rich_tables_nor_services() -> None:
@@ -99,8 +99,21 @@ def test_the_kinds_are_those_of_the_proto() -> None:
     for name, number in component_pb2.ComponentKind.items():
         if number:
             word = name.removeprefix("COMPONENT_KIND_").lower()
-            assert config.kind_number(word) == number
-            assert config.kind_number(f"{word}s".replace("_", "-")) == number
+            assert kinds.kind_number(word) == number
+            assert kinds.kind_number(f"{word}s".replace("_", "-")) == number
+
+
+def test_the_numbers_of_other_enums_are_those_of_the_proto() -> None:
+    for name, number in service_pb2.ApplyOutcome.items():
+        assert not number or getattr(component_changes, name.removeprefix("APPLY_OUTCOME_")) == number
+    layers = {
+        number: name.removeprefix("FILE_LAYER_").lower() for name, number in component_pb2.FileLayer.items()
+    }
+    assert layers == {0: "unspecified", **kinds.LAYERS}
+    for name, source_type in service_pb2.SourceType.items():
+        if source_type:
+            source = which_options.Source(name.removeprefix("SOURCE_TYPE_").lower())
+            assert which_options.which_options(source=source).source == source_type
 
 
 def test_a_terminal_without_unicode_gets_plain_symbols(tmp_path: Path) -> None:

@@ -42,6 +42,21 @@ def test_every_pair_has_a_valid_name_of_its_own(server: str, tool: str, server2:
     assert (display_name(server2, tool2) == name) == ((server, tool) == (server2, tool2))
 
 
+LONG = st.builds(
+    lambda stem, end: stem + end, st.sampled_from(["a" * 30, "a" * 62, "a" * 64]), st.text("ab-.", max_size=4)
+)
+
+
+@given(st.lists(st.tuples(LONG, LONG), min_size=2, max_size=40, unique=True))
+def test_many_servers_with_long_and_equal_beginnings_have_names_of_their_own(
+    pairs: list[tuple[str, str]],
+) -> None:
+    names = [display_name(*pair) for pair in pairs]
+    assert len(set(names)) == len(pairs)
+    assert all(VALID.fullmatch(name) for name in names)
+    assert names == [display_name(*pair) for pair in pairs]
+
+
 @given(st.from_regex(r"\A[ab_]{1,6}\Z"), st.from_regex(r"\A[ab_]{1,6}\Z"), st.data())
 def test_short_pairs_of_underscores_never_fall_together(server: str, tool: str, data: st.DataObject) -> None:
     other = data.draw(st.tuples(st.from_regex(r"\A[ab_]{1,6}\Z"), st.from_regex(r"\A[ab_]{1,6}\Z")))

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from retinue.client.channel import Access, ServiceChannel, open_channel
 from retinue.client.components import Components
+from retinue.client.contents import Contents
 from retinue.client.inputs import Inputs
 from retinue.client.runs import Runs
+from retinue.client.secrets import Secrets
+from retinue.client.servers import Servers
 from retinue.client.sessions import Sessions
 from retinue.client.tools import Tools
 
@@ -16,8 +19,11 @@ __all__ = [
     "Access",
     "Client",
     "Components",
+    "Contents",
     "Inputs",
     "Runs",
+    "Secrets",
+    "Servers",
     "ServiceChannel",
     "Sessions",
     "Tools",
@@ -39,6 +45,9 @@ class Client:
     sessions: Sessions
     components: Components
     tools: Tools
+    servers: Servers
+    contents: Contents
+    secrets: Secrets
 
 
 @asynccontextmanager
@@ -69,4 +78,7 @@ async def open_client(
             sessions=Sessions(engine_channel, namespace),
             components=Components(registry_channel, namespace),
             tools=Tools(host_channel, namespace),
+            servers=Servers(host_channel, namespace),
+            contents=Contents(host_channel, namespace),
+            secrets=Secrets(engine_channel, host_channel, namespace),
         )

@@ -1,27 +1,24 @@
-"""`get`, `apply` and `validate`: what is configured, and changing it."""
+"""`get`, `problems` and `validate`: what is configured, and what is wrong with it."""
 
-import difflib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retinue_cli.call import Call, calling
+from retinue_cli.call import Call, calling, taking
 from retinue_cli.failures import FAILED, USAGE, CommandError
+from retinue_cli.kinds import component_from, file_place, kind_number, origin, ref
 from retinue_cli.output import Output, to_json
 from retinue_cli.project import find_project
+from retinue_cli.which_options import Which, which_options
 
 if TYPE_CHECKING:
     from retinue.registry.v1 import component_pb2
 
-_KINDS = {"llm": 1, "mcp_server": 2, "agent": 3}
-"""ComponentKind, without importing the stubs; a test holds them to the proto."""
-
-_OUTCOMES = {1: ("created", "green"), 2: ("updated", "green"), 3: ("unchanged", "dim")}
-
 
 @calling
+@taking("which", which_options)
 async def get(
     call: Call,
     what: Annotated[
@@ -33,73 +30,47 @@ async def get(
     ] = None,
     *,
     version: Annotated[int, typer.Option(min=0, metavar="N", help="This version; 0 is the current one.")] = 0,
+    which: Which,
 ) -> None:
-    """Show a component, or list them."""
-    kind_name, _, name = (what or "").partition("/")
-    kind: Any = kind_number(kind_name) if kind_name else 0
+    """Show a component as a file has it, or list them."""
+    kind, name = component_from(what) if what and "/" in what else (kind_number(what or ""), "")
     if version and not name:
         raise CommandError("--version needs one component: KIND/NAME", status=USAGE)
+    if name and which != which_options():
+        raise CommandError(f"{what} is one component: leave --name, --label and --source out", status=USAGE)
     output = call.output
     async with call.open_client() as client:
         if name:
             _show(output, await client.components.get(kind, name, version=version))
             return
-        found = [component async for component in client.components.list(kind)]
+        found = [component async for component in client.components.list(kind, **which._asdict())]
     if output.as_json:
         output.object({"components": [to_json(component) for component in found]})
     elif not found:
-        output.line(f"No {kind_name or 'component'} here: `retinue validate` checks the project's files")
+        such = "such component" if which != which_options() else what or "component"
+        output.line(f"No {such} here: `retinue validate` checks the project's files")
     else:
         output.table(
             ["COMPONENT", "VERSION", "FROM", "DESCRIPTION"],
-            [[ref(each), str(each.version), _origin(each), _description(each)] for each in found],
+            [[ref(each), str(each.version), origin(each), _description(each)] for each in found],
         )
 
 
 @calling
-async def apply(
-    call: Call,
-    more: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Further files.", show_default=False)
-    ] = None,
-    *,
-    file: Annotated[
-        list[Path] | None,
-        typer.Option("--file", "-f", metavar="FILE", help="A file of components, YAML or JSON; repeatable."),
-    ] = None,
-    request_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="The same id changes nothing again.")
-    ] = None,
-) -> None:
-    """Store the components of files in the registry, all or none."""
-    from google.protobuf.json_format import ParseDict
-
-    from retinue.registry.v1 import component_pb2
-    from retinue_cli.loader import load_components
-
-    paths = [*(file or ()), *(more or ())]
-    if not paths:
-        raise CommandError("name the files: `retinue apply -f agents.yaml`", status=USAGE)
-    loaded = await load_components(paths)
-    components = [ParseDict(each, component_pb2.Component()) for each in loaded]
-    if not components:
-        raise CommandError(f"there are no components in {', '.join(map(str, paths))}")
-    for component in components:
-        if call.namespace and component.namespace == "default":
-            component.namespace = call.namespace
+async def problems(call: Call) -> None:
+    """List what is wrong with the files that the registry reads; exit status 1 where there is anything."""
     output = call.output
     async with call.open_client() as client:
-        answer = await client.components.apply(components, request_id=request_id)
+        found = [problem async for problem in client.components.problems()]
     if output.as_json:
-        output.object(answer)
-        return
-    for applied in answer.applied:
-        outcome, style = _OUTCOMES.get(applied.outcome, ("?", ""))
-        output.parts(
-            (ref(applied.component), "bold"),
-            (f" {outcome}", style),
-            (f" v{applied.component.version}", "dim"),
-        )
+        output.object({"problems": [to_json(problem) for problem in found]})
+    elif not found:
+        output.line("No problems.")
+    for problem in found:
+        field = f"{problem.field}: " if problem.field else ""
+        output.parts((f"{file_place(problem)}: ", "bold"), (f"{field}{problem.message}", ""))
+    if found:
+        raise typer.Exit(FAILED)
 
 
 @calling
@@ -112,7 +83,7 @@ async def validate(
         ),
     ] = None,
 ) -> None:
-    """Check a project's files, without any service.
+    """Check a project's files, without any service; those of its workspace, the user and packages, too.
 
     Each problem comes with its file, line and the way out.
     """
@@ -135,37 +106,15 @@ async def validate(
     raise typer.Exit(FAILED if status else 0)
 
 
-def kind_number(name: str) -> int:
-    """A kind by its name, also in the plural and with a hyphen."""
-    plain = name.lower().replace("-", "_")
-    number = _KINDS.get(plain) or _KINDS.get(plain.removesuffix("s"))
-    if number is None:
-        near = difflib.get_close_matches(plain, _KINDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use {', '.join(_KINDS)}"
-        raise CommandError(f"{name!r} is no kind of component: {hint}", status=USAGE)
-    return number
-
-
-def ref(component: "component_pb2.Component") -> str:
-    """`agent/assistant`."""
-    kind = next((name for name, number in _KINDS.items() if number == component.kind), "?")
-    return f"{kind}/{component.name}"
-
-
 def _show(output: Output, component: "component_pb2.Component") -> None:
     if output.as_json:
         output.object(component)
         return
-    import yaml
+    from retinue_cli.file_form import file_form, to_yaml, write_file_form
 
-    output.raw(yaml.safe_dump(to_json(component), sort_keys=False, allow_unicode=True, width=100))
-
-
-def _origin(component: "component_pb2.Component") -> str:
-    source = component.source
-    if source.WhichOneof("origin") == "file":
-        return f"{source.file.path}:{source.file.line}"
-    return "API"
+    stored = f"{component.update_time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+    about = f"# {ref(component)}, version {component.version}, from {origin(component)}, stored {stored}\n"
+    write_file_form(output, about + to_yaml(file_form([component])))
 
 
 def _description(component: "component_pb2.Component") -> str:

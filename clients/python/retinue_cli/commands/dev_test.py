@@ -14,6 +14,7 @@ import typer
 
 from retinue_cli.call import known_file
 from retinue_cli.failures import USAGE, CommandError
+from retinue_cli.kinds import file_place
 from retinue_cli.output import Output
 from retinue_cli.project import MODEL_SCRIPT, project_folder
 from retinue_cli.suite.announcing import SilentAnnouncer
@@ -89,6 +90,8 @@ class _Bench:
         self._of_command = plain | where | {"RETINUE_PROJECT": str(folder)}
         of_services = self._of_command | {service.metrics_variable: "" for service in SERVICES}
         of_services["RETINUE_DATA_DIR"] = str(data)
+        # The llms are led to the scripted model by API; it listens on this machine.
+        of_services["RETINUE_API_HOSTS"] = "127.0.0.1"
         self._services = [
             ServiceProcess(Launch(name, line, of_services, data / f"{name}.log"))
             for name, line in launch_commands(script, self._addresses).items()
@@ -148,7 +151,7 @@ class _Bench:
             registry=self._addresses["registry"], namespace=self._namespace, access=Access()
         ) as client:
             problems = [
-                ": ".join(filter(None, (f"{each.path}:{each.line}", each.field, each.message)))
+                ": ".join(filter(None, (file_place(each), each.field, each.message)))
                 async for each in client.components.problems()
             ]
             if problems:

@@ -31,7 +31,8 @@ async def doctor(call: Call) -> None:
 
     It checks services, stores, the project's files, keys and MCP servers.
 
-    Exit status 1 where something is wrong. Keys are looked for in this shell; the engine may have others.
+    Exit status 1 where something is wrong. Engine and MCP host say which keys they lack; where one does not
+    run, its keys are looked for in this shell.
     """
     from retinue_cli.doctor.components import look_at_components
     from retinue_cli.doctor.services import (
@@ -47,7 +48,9 @@ async def doctor(call: Call) -> None:
         findings += await look_at_stores(client, services)
         if not services["registry"].todo:
             findings += await look_at_files(client)
-            findings += await look_at_components(client, host_runs=not services["mcp-host"].todo)
+            findings += await look_at_components(
+                client, engine_runs=not services["engine"].todo, host_runs=not services["mcp-host"].todo
+            )
     problems = sum(finding.level == "problem" for finding in findings)
     output = call.output
     if output.as_json:

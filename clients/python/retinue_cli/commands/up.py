@@ -12,6 +12,7 @@ import typer
 
 from retinue_cli.call import Call, calling, known_file
 from retinue_cli.failures import INTERRUPTED, CommandError
+from retinue_cli.kinds import file_place
 from retinue_cli.output import LastingOutput
 from retinue_cli.project import (
     ANCHOR,
@@ -140,7 +141,7 @@ async def _first_look(call: Call, addresses: Mapping[str, str], announcer: UpAnn
         async with asyncio.timeout(_ASK_TIMEOUT_S):
             async with open_client(registry=addresses["registry"], access=call.access) as client:
                 problems = [
-                    ": ".join(filter(None, (f"{each.path}:{each.line}", each.field, each.message)))
+                    ": ".join(filter(None, (file_place(each), each.field, each.message)))
                     async for each in client.components.problems()
                 ]
                 agents = client.components.list(component_pb2.COMPONENT_KIND_AGENT, page_size=1)

@@ -562,7 +562,7 @@ class WatchComponentsRequest(_message.Message):
     """`default` where it is empty."""
     after_revision: _builtins.int
     """Changes after this revision are sent; take it from a list or from an
-    earlier watch. 0 begins with the first.
+    earlier watch. 0 begins with the first, as long as all are kept.
     """
     def __init__(
         self,

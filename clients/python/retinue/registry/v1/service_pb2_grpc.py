@@ -128,7 +128,9 @@ class RegistryServiceServicer(object):
 
     def WatchComponents(self, request, context):
         """Streams changes as they are stored, beginning with the first after a given
-        revision. Nothing is missed and nothing comes twice.
+        revision. Nothing is missed and nothing comes twice. Where some of them are
+        not kept any more that is REVISION_COMPACTED: list, and watch from the
+        list's revision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

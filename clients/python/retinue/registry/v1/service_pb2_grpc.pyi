@@ -47,7 +47,9 @@ class RegistryServiceStub:
     """
     WatchComponents: _grpc.UnaryStreamMultiCallable[_service_pb2.WatchComponentsRequest, _service_pb2.WatchComponentsResponse]
     """Streams changes as they are stored, beginning with the first after a given
-    revision. Nothing is missed and nothing comes twice.
+    revision. Nothing is missed and nothing comes twice. Where some of them are
+    not kept any more that is REVISION_COMPACTED: list, and watch from the
+    list's revision.
     """
     ListProblems: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListProblemsRequest, _service_pb2.ListProblemsResponse]
     """Returns what is wrong with the files now. A file with a problem keeps the
@@ -92,7 +94,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     WatchComponents: _aio.UnaryStreamMultiCallable[_service_pb2.WatchComponentsRequest, _service_pb2.WatchComponentsResponse]  # type: ignore[assignment]
     """Streams changes as they are stored, beginning with the first after a given
-    revision. Nothing is missed and nothing comes twice.
+    revision. Nothing is missed and nothing comes twice. Where some of them are
+    not kept any more that is REVISION_COMPACTED: list, and watch from the
+    list's revision.
     """
     ListProblems: _aio.UnaryUnaryMultiCallable[_service_pb2.ListProblemsRequest, _service_pb2.ListProblemsResponse]  # type: ignore[assignment]
     """Returns what is wrong with the files now. A file with a problem keeps the
@@ -164,7 +168,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_service_pb2.WatchComponentsResponse], _abc.AsyncIterator[_service_pb2.WatchComponentsResponse]]:
         """Streams changes as they are stored, beginning with the first after a given
-        revision. Nothing is missed and nothing comes twice.
+        revision. Nothing is missed and nothing comes twice. Where some of them are
+        not kept any more that is REVISION_COMPACTED: list, and watch from the
+        list's revision.
         """
 
     @_abc_1.abstractmethod
