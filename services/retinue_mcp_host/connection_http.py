@@ -1,8 +1,7 @@
 """A session with a server elsewhere that speaks streamable HTTP."""
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -33,18 +32,15 @@ from mcp_types import (
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
-from retinue.errors import ComponentInvalidError
-from retinue_kit.secrets import resolve_secret
+from retinue_mcp_host.connection_client import NOT_THERE, TOO_LONG, BoundedStream, http_client
 from retinue_mcp_host.connection_negotiation import OfferingSession, negotiate
 from retinue_mcp_host.connection_rpc import ANSWER_TOO_LARGE
 from retinue_mcp_host.connection_session import (
     SESSION_LOST,
     Session,
-    Wire,
     error_from_mcp,
     open_session_on,
 )
-from retinue_mcp_host.connection_tls import tls_context
 from retinue_mcp_host.failures import connect_timeout, no_stderr
 from retinue_mcp_host.model import (
     HttpTransport,
@@ -52,26 +48,16 @@ from retinue_mcp_host.model import (
     OnProgress,
     Progress,
     ServerSpec,
-    SseTransport,
-    TlsFiles,
 )
 from retinue_mcp_host.notices import Notices
 from retinue_mcp_host.offer import Offer, current_caller
-from retinue_mcp_host.pinning import Pin, PinnedTransport, look_up
 from retinue_mcp_host.revisions import Revisions
 from retinue_mcp_host.server_requests import Outcome, RefusedError
-
-HTTP_CONNECT_S = 10.0
-"""For one TCP and TLS connection; the whole of a request is bounded by the call's own timeout."""
-HTTP_WRITE_S = 30.0
 
 _NOT_TAKEN = frozenset({INVALID_REQUEST, METHOD_NOT_FOUND, -32001})
 """Codes that come with a 404 for a session that the server has forgotten, as SDKs put it."""
 _ERROR_STATUS = "Server returned an error response"
 """The SDK's words for any other status."""
-NOT_THERE = frozenset({502, 503, 504})
-"""What a proxy answers for a server that is not there."""
-_TOO_LONG = "more bytes than a message may have"
 
 
 async def open_http(
@@ -112,41 +98,6 @@ async def open_http(
     return await open_session_on(stack, session, spec, wire, offer, notices, limits)
 
 
-async def http_client(
-    spec: ServerSpec,
-    transport: HttpTransport | SseTransport,
-    name: str,
-    wire: Wire,
-    notices: Notices,
-    on_failure: Callable[[httpx2.TransportError], None],
-    on_response: Callable[[httpx2.Response], Awaitable[None]] | None = None,
-) -> httpx2.AsyncClient:
-    """The client of one connection; `name` is the transport's in the component, `wire` what it is for.
-
-    It tells of POSTs that did not reach the server, and of each answer as it begins. Raises
-    ComponentInvalidError, ComponentNotAllowedError, McpServerUnavailableError, McpTimeoutError,
-    SecretNotFoundError.
-    """
-    secrets: list[str] = []
-    headers = {
-        key: _header(spec, f"{name}.headers.{key}", value, secrets)
-        for key, value in transport.headers.items()
-    }
-    wire.secrets = secrets
-    if notices.log is not None:
-        notices.log.hide(secrets)
-    verify = tls_context(spec, transport.tls) if transport.tls != TlsFiles() else True
-    # The environment's proxies and netrc are not config; a redirect could lead past the allowed hosts.
-    return httpx2.AsyncClient(
-        transport=_WatchedTransport(await look_up(spec, transport.url), on_failure, verify),
-        headers=headers,
-        timeout=httpx2.Timeout(connect=HTTP_CONNECT_S, write=HTTP_WRITE_S, read=None, pool=None),
-        trust_env=False,
-        follow_redirects=False,
-        event_hooks={"response": [on_response] if on_response else []},
-    )
-
-
 def _check_answers(params: dict[str, Any]) -> None:
     """Raises MCPError for answers to what a server asked that are not as MCP has them."""
     try:
@@ -154,18 +105,6 @@ def _check_answers(params: dict[str, Any]) -> None:
     except ValidationError as error:
         what = f"an answer to what the server asked is out of shape: {error.errors()[0]['msg']}"
         raise MCPError(INVALID_PARAMS, what) from None
-
-
-def _header(spec: ServerSpec, field: str, value: str, secrets: list[str]) -> str:
-    resolved = resolve_secret(value, field=field, values=secrets).strip()
-    if not (resolved.isascii() and resolved.isprintable()):
-        # Said here, without the value: HTTP's own error would show it.
-        raise ComponentInvalidError(
-            f"{field} of MCP server {spec.name} has characters that no HTTP header can carry",
-            kind="mcp_server",
-            name=spec.name,
-        )
-    return resolved
 
 
 class _OfferingDispatcher(JSONRPCDispatcher[TransportContext]):
@@ -204,53 +143,6 @@ class _OfferingDispatcher(JSONRPCDispatcher[TransportContext]):
             raise MCPError(refused.code, refused.message) from None
 
 
-class _WatchedTransport(PinnedTransport):
-    """Notes why a server could not be reached: the SDK ends the connection and says why to no caller."""
-
-    def __init__(
-        self,
-        pin: Pin | None,
-        on_failure: Callable[[httpx2.TransportError], None],
-        verify: ssl.SSLContext | bool,
-    ) -> None:
-        super().__init__(
-            pin,
-            verify=verify,
-            trust_env=False,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=32),
-        )
-        self._on_failure = on_failure
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request and return the beginning of its answer."""
-        try:
-            return await super().handle_async_request(request)
-        except httpx2.TransportError as error:
-            if request.method == "POST":
-                self._on_failure(error)
-            raise
-
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    """The body of an answer, which the SDK would read however long it is."""
-
-    def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, max_bytes: int) -> None:
-        assert isinstance(stream, httpx2.AsyncByteStream)  # noqa: S101 - an async client's
-        self._stream = stream
-        self._left = max_bytes
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise httpx2.StreamError(_TOO_LONG)
-            yield chunk
-
-    async def aclose(self) -> None:
-        """Close the connection or give it back."""
-        await self._stream.aclose()
-
-
 class HttpWire:
     """Requests over streamable HTTP."""
 
@@ -272,7 +164,7 @@ class HttpWire:
     async def note_status(self, response: httpx2.Response) -> None:
         """Remember what the SDK does not say: the status of a request that failed. Bound what it reads."""
         if response.headers.get("content-type", "").lower().startswith("application/json"):
-            response.stream = _BoundedStream(response.stream, self._max_message_bytes)
+            response.stream = BoundedStream(response.stream, self._max_message_bytes)
         if response.status_code < 400 or response.request.method != "POST":  # noqa: PLR2004 - the first of HTTP's failures
             return
         self._failed_status = response.status_code
@@ -338,7 +230,7 @@ class HttpWire:
             # Only now: the owner's leaving would take the place of this answer.
             self._on_gone()
             return MCPError(SESSION_LOST, self._gone or "")
-        if error.code == PARSE_ERROR and _TOO_LONG in error.message:
+        if error.code == PARSE_ERROR and TOO_LONG in error.message:
             text = f"the answer is longer than {self._max_message_bytes} bytes"
             return MCPError(ANSWER_TOO_LARGE, text)
         if error.message == _ERROR_STATUS and self._failed_status:

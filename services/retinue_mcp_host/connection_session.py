@@ -143,6 +143,9 @@ class Session:
         self._offer = offer
         self._max_result_bytes = max_result_bytes
         self._tasks = tasks
+        self._telling: set[asyncio.Task[None]] = set()
+        """What the server is told aside."""
+        self._closing = False
         self._outputs = OutputSchemas(spec.name, {})
 
     async def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +185,7 @@ class Session:
         try:
             await asyncio.Event().wait()
         finally:
-            if not self.is_gone:
+            if not (self._closing or self.is_gone):
                 async with asyncio.timeout(UNSUBSCRIBE_S):
                     await self._wire.request("resources/unsubscribe", {"uri": uri})
 
@@ -191,7 +194,9 @@ class Session:
         if self.info.revision in MODERN_PROTOCOL_VERSIONS:
             self._wire.log_from(level)
         else:
-            self._tasks.create_task(self._set_log_level(level))
+            task = self._tasks.create_task(self._set_log_level(level))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     async def _set_log_level(self, level: str) -> None:
         try:
@@ -200,7 +205,10 @@ class Session:
             log.debug("server took no log level", server=self._spec.name, error=error.message)
 
     def close(self) -> None:
-        """End what runs beside the calls."""
+        """End what runs beside the calls. The server is told no more: its connection ends."""
+        self._closing = True
+        for task in self._telling:
+            task.cancel()
         self.subscriptions.close()
 
     async def list_tools(self) -> dict[str, Tool]:

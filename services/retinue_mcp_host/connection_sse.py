@@ -13,7 +13,7 @@ from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
 from pydantic import ValidationError
 
 from retinue_kit.tasks import open_task_group
-from retinue_mcp_host.connection_http import HTTP_CONNECT_S, HTTP_WRITE_S, NOT_THERE, http_client
+from retinue_mcp_host.connection_client import HTTP_CONNECT_S, HTTP_WRITE_S, NOT_THERE, http_client
 from retinue_mcp_host.connection_negotiation import OfferingSession, negotiate
 from retinue_mcp_host.connection_rpc import JsonRpc
 from retinue_mcp_host.connection_session import SESSION_LOST, Session, error_from_mcp, open_session_on

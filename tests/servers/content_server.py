@@ -205,6 +205,8 @@ def serve() -> None:
         if message["method"] == "subscriptions/listen" and REVISION == MODERN:
             listen(message["id"], params)
             continue
+        if "deaf" in WAYS and message["method"] in ("logging/setLevel", "resources/unsubscribe"):
+            continue
         try:
             send(id=message["id"], result=answer(message["method"], params))
         except RefusedError as refused:

@@ -10,6 +10,11 @@ from hypothesis import strategies as st
 
 from retinue import errors
 from retinue.mcphost.v1 import server_pb2, service_pb2, tool_pb2
+from retinue_engine.definition import Server
+from retinue_engine.definition import ToolAccess as AgentAccess
+from retinue_engine.definition import ToolSelector as AgentSelector
+from retinue_engine.host_toolbox import open_host_toolbox
+from retinue_engine.tools import Tool, ToolRequest
 from retinue_mcp_host.access import ToolAccess, ToolSelector, is_allowed
 
 from .hosting import Host, serve_http
@@ -61,6 +66,18 @@ async def test_one_rule_decides_what_is_listed_and_what_is_called(host: Host) ->
                 await anext(called)
             assert caught.value.facts == {"server": tool.server, "tool": tool.name}
     assert not host.lines("hanging")
+
+
+async def test_a_call_of_an_engine_carries_its_agents_rule(host: Host) -> None:
+    host.stdio("raw", "raw_server.py")
+    rule = AgentAccess(excluded=(AgentSelector("raw", "ec*"),))
+    tool = Tool(Server("raw", 1, 10.0), "echo", read_only=True, idempotent=True, access=rule)
+    async with open_host_toolbox(host.channel) as toolbox:
+        with pytest.raises(errors.McpToolNotAllowedError):
+            await toolbox.call_tool(ToolRequest("default", tool, "{}", "key", "run"), lambda *_: None)
+        listed = await toolbox.list_tools("default", [tool.server], rule)
+    assert "raw__meta" in listed.by_name
+    assert "raw__echo" not in listed.by_name
 
 
 async def test_pages_go_on_where_tools_are_left_out(host: Host) -> None:

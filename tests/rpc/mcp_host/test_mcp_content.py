@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ import pytest
 from retinue import errors
 from retinue.client.contents import Contents
 from retinue.mcphost.v1 import resource_pb2
+from retinue_mcp_host.connection_session import UNSUBSCRIBE_S
 
 from .hosting import SOON_S, Host, alive, serve_http, until
 
@@ -165,6 +167,8 @@ async def test_many_watchers_of_a_resource_are_one_subscription(host: Host, cont
             await host.call("docs", "change", '{"uris": ["test://1", "test://1/part", "test://11"]}')
             for told in (one, two):
                 assert {await next_of(told), await next_of(told)} == {"test://1", "test://1/part"}
+        await host.call("docs", "change", '{"uris": ["test://1"]}')
+        assert await next_of(one) == "test://1"
         assert host.lines("subscribe") == ["test://1"]
         assert not host.lines("unsubscribe")
     await until(lambda: host.lines("unsubscribe") == ["test://1"], "the last watcher's end ends it")
@@ -256,3 +260,16 @@ async def test_a_server_that_answers_the_handshake_with_a_newer_revision_is_spok
         (resource,) = [each async for each in contents.resources("web")]
         assert resource.name == "resources/list"
         assert (await contents.read("web", "test://1"))[0].text == "test://1"
+
+
+async def test_a_server_that_takes_no_level_and_no_unsubscribe_holds_up_nothing(
+    host: Host, contents: Contents
+) -> None:
+    host.stdio("docs", SCRIPT, "deaf")
+    async with watching(contents, "docs", "test://1"):
+        started = time.monotonic()
+        await host.servers.restart("docs")
+        assert time.monotonic() - started < UNSUBSCRIBE_S
+        first, second = host.pids()
+        assert not alive(first)
+        assert alive(second)
