@@ -122,6 +122,8 @@ def write_project(
     agents: Mapping[str, Any] | None = None,
     llms: Mapping[str, Any] | None = None,
     mcp_servers: Mapping[str, Any] | None = None,
+    linear_workflows: Mapping[str, Any] | None = None,
+    graph_workflows: Mapping[str, Any] | None = None,
 ) -> None:
     """A project: an llm `m` at `base_url`, and an agent `a` that thinks with it, beside what is given."""
     # What fails, fails at once; tests of retries set their own number.
@@ -133,6 +135,10 @@ def write_project(
     }
     if mcp_servers:
         project["mcp_servers"] = dict(mcp_servers)
+    if linear_workflows:
+        project["linear_workflows"] = dict(linear_workflows)
+    if graph_workflows:
+        project["graph_workflows"] = dict(graph_workflows)
     (folder / "retinue.yaml").write_text(yaml.safe_dump(project))
 
 
@@ -258,6 +264,8 @@ async def open_suite(
     agents: Mapping[str, Any] | None = None,
     llms: Mapping[str, Any] | None = None,
     mcp_servers: Mapping[str, Any] | None = None,
+    linear_workflows: Mapping[str, Any] | None = None,
+    graph_workflows: Mapping[str, Any] | None = None,
     host_address: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Suite]:
@@ -268,7 +276,15 @@ async def open_suite(
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         model = await enter(Model().open(script or {"default": {"text": "hello world", "chunk_size": 5}}))
-        write_project(folder, model.base_url, agents=agents, llms=llms, mcp_servers=mcp_servers)
+        write_project(
+            folder,
+            model.base_url,
+            agents=agents,
+            llms=llms,
+            mcp_servers=mcp_servers,
+            linear_workflows=linear_workflows,
+            graph_workflows=graph_workflows,
+        )
         common: dict[str, Any] = {"address": "127.0.0.1:0", "metrics_address": "", "stop_grace_s": 0.5}
         registry = await enter(
             open_server(

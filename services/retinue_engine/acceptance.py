@@ -22,6 +22,7 @@ from retinue_engine.agent.attachments import new_blob
 from retinue_engine.agent.output import OutputSchema
 from retinue_engine.closures import Closures
 from retinue_engine.convert import attachment_of, now_us, run_started
+from retinue_engine.definition import AgentDefinition
 from retinue_engine.dispatcher import Dispatcher
 from retinue_engine.history import callee_from, definition_from
 from retinue_engine.ids import new_run_id, new_session_id, new_writer
@@ -34,7 +35,9 @@ from retinue_engine.store import (
     Store,
 )
 from retinue_engine.supervisor import Supervisor
-from retinue_engine.violations import check_request
+from retinue_engine.violations import check_request, check_workflow_options
+from retinue_engine.workflow.definition import WorkflowDefinition
+from retinue_engine.workflow.ends import read_input
 from retinue_kit.allowed import Allowed
 
 _PAGE = 100
@@ -121,14 +124,22 @@ class Acceptance:
     ) -> None:
         """Refuse now what cannot work: a missing key, a setting that fits no transport, a gap in a prompt."""
         options = request.options.SerializeToString()
-        agent = definition_from(definition, options)
-        for llm in agent.llms:
-            # What is not allowed fails the run, by the lists of the engine that works on it.
-            with suppress(ComponentNotAllowedError):
-                llm.endpoint(self._allowed)
+        target = definition_from(definition, options)
+        if isinstance(target, WorkflowDefinition):
+            check_workflow_options(request.options)
+            read_input(target, request.message)
+        agents = [target] if isinstance(target, AgentDefinition) else []
         for each in resolved.dependencies:
             if each.kind == COMPONENT_KIND_AGENT:
-                callee_from(definition, options, each.name)
+                callee = callee_from(definition, options, each.kind, each.name)
+                # What a workflow needs for its steps; what an agent may ask is seen to when it does.
+                if isinstance(target, WorkflowDefinition) and isinstance(callee, AgentDefinition):
+                    agents.append(callee)
+        for agent in agents:
+            for llm in agent.llms:
+                # What is not allowed fails the run, by the lists of the engine that works on it.
+                with suppress(ComponentNotAllowedError):
+                    llm.endpoint(self._allowed)
         if request.options.output_schema_json:
             OutputSchema(request.options.output_schema_json, "run.options.output_schema_json")
 
@@ -156,6 +167,7 @@ class Acceptance:
         limits_us = [request.queue_timeout.ToMicroseconds(), int((timeout_s or 0) * 1_000_000)]
         queue_us = min((each for each in limits_us if each), default=None)
         origin = accepted.origin
+        is_agent = accepted.resolved.component.kind == COMPONENT_KIND_AGENT
         row = RunRow(
             run_id=new_run_id(),
             namespace=accepted.namespace,
@@ -165,7 +177,7 @@ class Acceptance:
             target_kind=accepted.resolved.component.kind,
             target_name=accepted.resolved.component.name,
             target_version=accepted.resolved.component.version,
-            session_id=request.session_id or new_session_id(),
+            session_id=request.session_id or new_session_id("agent" if is_agent else "workflow"),
             create_us=create_us,
             request=stored_request.SerializeToString(),
             definition=accepted.definition,

@@ -13,6 +13,7 @@ from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.definition import AgentDefinition, Budget
 from retinue_engine.outcome import set_seconds
 from retinue_engine.store import BlobRow, InputRow, MessageRow, RunRow, SessionRow
+from retinue_engine.workflow.definition import WorkflowDefinition
 
 
 def run_started(
@@ -71,8 +72,19 @@ def run_to_proto(row: RunRow) -> run_pb2.Run:
     return run
 
 
-def settings_to_proto(agent: AgentDefinition) -> run_pb2.RunSettings:
+def settings_to_proto(definition: AgentDefinition | WorkflowDefinition) -> run_pb2.RunSettings:
     """What a run runs with, as callers see it: no secrets."""
+    if isinstance(definition, AgentDefinition):
+        return _agent_settings(definition)
+    settings = run_pb2.RunSettings(
+        budget=_budget(definition.budget), session_budget=_budget(definition.session_budget)
+    )
+    if definition.timeout_s is not None:
+        set_seconds(settings.timeout, definition.timeout_s)
+    return settings
+
+
+def _agent_settings(agent: AgentDefinition) -> run_pb2.RunSettings:
     settings = run_pb2.RunSettings(
         max_iterations=agent.max_iterations,
         tool_concurrency=agent.tool_concurrency,

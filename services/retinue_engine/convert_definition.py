@@ -106,15 +106,23 @@ def _definition(
             for name in names
         ),
         servers=tuple(
-            _server(known[component_pb2.COMPONENT_KIND_MCP_SERVER, name]) for name in spec.mcp_servers
+            server_of(known[component_pb2.COMPONENT_KIND_MCP_SERVER, name]) for name in spec.mcp_servers
         ),
         max_iterations=_first_set("max_iterations", MAX_ITERATIONS, options, spec),
         tool_concurrency=_first_set("tool_concurrency", TOOL_CONCURRENCY, options, spec),
         include_history=bool(_first_set("include_history", 1, options, spec)),
-        timeout_s=_seconds(options.timeout) or _seconds(spec.timeout) or None,
-        budget=_budget(options.budget, spec.budget),
-        session_budget=_budget(options.session_budget, spec.session_budget),
-        callees=tuple(_callee(known[component_pb2.COMPONENT_KIND_AGENT, name]) for name in spec.agents),
+        timeout_s=seconds_of(options.timeout) or seconds_of(spec.timeout) or None,
+        budget=budget_of(options.budget, spec.budget),
+        session_budget=budget_of(options.session_budget, spec.session_budget),
+        callees=tuple(
+            _callee(known[kind, name])
+            for kind, names in (
+                (component_pb2.COMPONENT_KIND_AGENT, spec.agents),
+                (component_pb2.COMPONENT_KIND_LINEAR_WORKFLOW, spec.linear_workflows),
+                (component_pb2.COMPONENT_KIND_GRAPH_WORKFLOW, spec.graph_workflows),
+            )
+            for name in names
+        ),
         policies=_policies(spec.tool_policies),
         access=ToolAccess(_selectors(spec.allowed_tools), _selectors(spec.excluded_tools)),
         asks_user=spec.ask_user,
@@ -122,7 +130,9 @@ def _definition(
         max_repairs=_first_set("max_repairs", MAX_REPAIRS, options, spec),
         max_context_tokens=max_context or None,
         stall_after=_first_set("stall_after", STALL_AFTER, spec),
-        input_timeout_s=_seconds(options.input_timeout) or _seconds(spec.input_timeout) or INPUT_TIMEOUT_S,
+        input_timeout_s=seconds_of(options.input_timeout)
+        or seconds_of(spec.input_timeout)
+        or INPUT_TIMEOUT_S,
     )
 
 
@@ -138,10 +148,12 @@ def _selectors(selectors: Sequence[agent_pb2.ToolSelector]) -> tuple[ToolSelecto
 
 
 def _callee(component: component_pb2.Component) -> Callee:
-    return Callee(component.name, component.version, component.agent.description)
+    spec = component.WhichOneof("spec") or "agent"
+    return Callee(component.kind, component.name, component.version, getattr(component, spec).description)
 
 
-def _budget(run: agent_pb2.Budget, agent: agent_pb2.Budget) -> Budget:
+def budget_of(run: agent_pb2.Budget, agent: agent_pb2.Budget) -> Budget:
+    """A budget: what the run says over what the component says."""
     merged = agent_pb2.Budget()
     merged.CopyFrom(agent)
     if run.HasField("max_duration"):
@@ -152,14 +164,15 @@ def _budget(run: agent_pb2.Budget, agent: agent_pb2.Budget) -> Budget:
         max_cost_nano_usd=merged.max_cost_nano_usd if merged.HasField("max_cost_nano_usd") else None,
         max_tool_calls=merged.max_tool_calls if merged.HasField("max_tool_calls") else None,
         max_turns=merged.max_turns if merged.HasField("max_turns") else None,
-        max_duration_s=_seconds(merged.max_duration) if merged.HasField("max_duration") else None,
+        max_duration_s=seconds_of(merged.max_duration) if merged.HasField("max_duration") else None,
     )
 
 
-def _server(component: component_pb2.Component) -> Server:
+def server_of(component: component_pb2.Component) -> Server:
+    """An MCP server as a run uses it."""
     spec = component.mcp_server
-    connect_s = _seconds(spec.connect_timeout) or CONNECT_TIMEOUT_S
-    call_s = _seconds(spec.call_timeout) or TOOL_CALL_TIMEOUT_S
+    connect_s = seconds_of(spec.connect_timeout) or CONNECT_TIMEOUT_S
+    call_s = seconds_of(spec.call_timeout) or TOOL_CALL_TIMEOUT_S
     return Server(
         component.name,
         component.version,
@@ -177,7 +190,8 @@ def _first_set(name: str, default: int, *levels: _Level) -> int:
     return default
 
 
-def _seconds(duration: Duration) -> float:
+def seconds_of(duration: Duration) -> float:
+    """A span in seconds; 0 where it is not set."""
     return duration.seconds + duration.nanos / 1e9
 
 
@@ -213,7 +227,7 @@ def _llm(component: component_pb2.Component, *over: llm_pb2.GenerationSettings) 
         api_key=spec.api_key,
         headers=dict(spec.headers),
         generation=_generation(*over, spec.generation),
-        timeout_s=_seconds(spec.timeout) or LLM_TIMEOUT_S,
+        timeout_s=seconds_of(spec.timeout) or LLM_TIMEOUT_S,
         max_retries=spec.max_retries if spec.HasField("max_retries") else MAX_RETRIES,
         structured_output=_STRUCTURED_OUTPUT[spec.structured_output],
         price=Price(

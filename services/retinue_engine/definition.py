@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from retinue.registry.v1.component_pb2 import ComponentKind
 from retinue_engine.llm.model import Endpoint, Generation
 from retinue_engine.llm.pricing import Price
 from retinue_kit.allowed import Allowed, Place
@@ -145,8 +146,9 @@ class ToolPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Callee:
-    """An agent that another may call as a tool."""
+    """An agent or a workflow that an agent may call as a tool."""
 
+    kind: ComponentKind.ValueType
     name: str
     version: int
     description: str

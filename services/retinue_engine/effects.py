@@ -20,6 +20,8 @@ from retinue_engine.store import (
     Suspension,
     Totals,
 )
+from retinue_engine.workflow.definition import WorkflowDefinition
+from retinue_engine.workflow.progress import Progress
 
 _Make = Callable[[RunRow, Tree, event_pb2.RunEvent], Effects]
 
@@ -71,7 +73,7 @@ def _child_started(root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Effe
 
 
 def _child_finished(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
-    asked = tree.child(event.run_id).conversation.requests()
+    asked = tree.child(event.run_id).state.requests()
     result = event.child_run_finished.result
     outcome = RunOutcome(
         namespace=root.namespace,
@@ -115,9 +117,15 @@ def _suspended(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
 
 
 def _deadlines(root: RunRow, tree: Tree) -> Iterator[int]:
-    """When runs of the tree that have not ended have had their time, for as far as it is limited."""
+    """When runs of the tree and tries of steps have had their time, for as far as it is limited."""
     runs = [(definition_of(root).timeout_s, root.create_us)]
-    runs += [(each.agent.timeout_s, each.create_us) for each in tree.children() if each.result is None]
+    at_work = [each for each in tree.children() if each.result is None]
+    runs += [(each.definition.timeout_s, each.create_us) for each in at_work]
+    states = [(tree.root, definition_of(root)), *((each.state, each.definition) for each in at_work)]
+    for state, definition in states:
+        if isinstance(state, Progress) and isinstance(definition, WorkflowDefinition):
+            tries = [step for step in state.steps.values() if step.state == "open"]
+            runs += [(definition.step(step.name).timeout_s, step.tried_us) for step in tries]
     for timeout_s, create_us in runs:
         if timeout_s is not None:
             yield create_us + math.ceil(timeout_s * 1_000_000)

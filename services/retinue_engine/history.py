@@ -7,37 +7,49 @@ from collections.abc import Sequence
 from retinue.engine.v1 import event_pb2
 from retinue.engine.v1.run_pb2 import RunOptions
 from retinue.engine.v1.service_pb2 import RunRequest
+from retinue.registry.v1.component_pb2 import COMPONENT_KIND_AGENT
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.agent.attachments import message_content
 from retinue_engine.agent.conversation import Conversation, Message
-from retinue_engine.agent.tree import Tree
+from retinue_engine.agent.tree import Definition, Tree, new_state
 from retinue_engine.convert_definition import callee_definition, root_definition
-from retinue_engine.definition import AgentDefinition
 from retinue_engine.store import RunRow, Store
+from retinue_engine.workflow.convert_definition import workflow_definition
+from retinue_engine.workflow.definition import WorkflowDefinition
 
 
-def definition_of(row: RunRow) -> AgentDefinition:
+def definition_of(row: RunRow) -> Definition:
     """What a run runs."""
     return definition_from(row.definition, _options(row))
 
 
-def callee_of(root: RunRow, name: str) -> AgentDefinition:
+def callee_of(root: RunRow, kind: int, name: str) -> Definition:
     """What a child of a root run runs."""
-    return callee_from(root.definition, _options(root), name)
+    return callee_from(root.definition, _options(root), kind, name)
 
 
 @functools.lru_cache(maxsize=256)
-def definition_from(resolved: bytes, options: bytes) -> AgentDefinition:
+def definition_from(resolved: bytes, options: bytes) -> Definition:
     """What a run runs, from its closure and its options as they are stored; most runs have the same."""
-    return root_definition(ResolveComponentResponse.FromString(resolved), RunOptions.FromString(options))
+    closure = ResolveComponentResponse.FromString(resolved)
+    given = RunOptions.FromString(options)
+    if closure.component.kind != COMPONENT_KIND_AGENT:
+        return workflow_definition(closure, closure.component, given)
+    return root_definition(closure, given)
 
 
-@functools.lru_cache(maxsize=256)
-def callee_from(resolved: bytes, options: bytes, name: str) -> AgentDefinition:
-    """An agent that a run's agent may call, likewise."""
-    return callee_definition(
-        ResolveComponentResponse.FromString(resolved), name, RunOptions.FromString(options)
-    )
+@functools.lru_cache(maxsize=1024)
+def callee_from(resolved: bytes, options: bytes, kind: int, name: str) -> Definition:
+    """What a run inside another one runs, likewise."""
+    closure = ResolveComponentResponse.FromString(resolved)
+    if kind != COMPONENT_KIND_AGENT:
+        component = next(
+            each
+            for each in (closure.component, *closure.dependencies)
+            if (each.kind, each.name) == (kind, name)
+        )
+        return workflow_definition(closure, component, RunOptions())
+    return callee_definition(closure, name, RunOptions.FromString(options))
 
 
 def _options(row: RunRow) -> bytes:
@@ -48,11 +60,16 @@ async def replay(store: Store, row: RunRow, events: Sequence[event_pb2.RunEvent]
     """The tree of a root run, as far as its events tell."""
     request = RunRequest.FromString(row.request)
     options = request.options.SerializeToString()
-    agent = definition_from(row.definition, options)
+    definition = definition_from(row.definition, options)
+    callee = functools.partial(callee_from, row.definition, options)
+    if isinstance(definition, WorkflowDefinition):
+        tree = Tree(row.run_id, new_state(definition, request.message), callee)
+        tree.apply_all(events)
+        return tree
     history: list[Message] = []
     # A session whose id was generated for this run has no earlier messages; a run that goes on from another
     # brings them along.
-    if agent.include_history and request.session_id and not row.origin_run_id:
+    if definition.include_history and request.session_id and not row.origin_run_id:
         messages = await store.list_messages(row.namespace, row.session_id, 0, None)
         history = [
             json.loads(each.message_json)
@@ -62,7 +79,6 @@ async def replay(store: Store, row: RunRow, events: Sequence[event_pb2.RunEvent]
         ]
     attachments = events[0].run_started.attachments if events else ()
     message = None if row.origin_run_id else message_content(request.message, row.run_id, attachments)
-    root = Conversation(agent.system_prompt, history, message)
-    tree = Tree(row.run_id, root, functools.partial(callee_from, row.definition, options))
+    tree = Tree(row.run_id, Conversation(definition.system_prompt, history, message), callee)
     tree.apply_all(events)
     return tree

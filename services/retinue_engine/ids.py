@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from typing import Literal
 
 
 def new_run_id() -> str:
@@ -9,13 +10,13 @@ def new_run_id() -> str:
     return f"run-{time.time_ns() // 1_000_000:012x}{secrets.token_hex(6)}"
 
 
-def new_session_id() -> str:
-    """`agent-` and 8 hex digits; may exist already.
+def new_session_id(kind: Literal["agent", "workflow"]) -> str:
+    """`agent-` or `workflow-` and 8 hex digits; may exist already.
 
     Four of them tell the minute, so that sessions of the same time lie side by side in the store: with a
     million of them, ids all over the place cost a quarter of the runs. They come again after 48 days.
     """
-    return f"agent-{int(time.time()) // 64 & 0xFFFF:04x}{secrets.token_hex(2)}"
+    return f"{kind}-{int(time.time()) // 64 & 0xFFFF:04x}{secrets.token_hex(2)}"
 
 
 def new_writer() -> str:

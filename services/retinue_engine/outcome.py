@@ -13,7 +13,7 @@ from retinue.errors import (
     RunStalledError,
     RunTimeoutError,
 )
-from retinue_engine.agent.conversation import Conversation
+from retinue_engine.agent.tree import Standing
 
 MAX_MESSAGE = 16 * 1024
 """Most characters of an error's message or fact in a result."""
@@ -64,15 +64,15 @@ def cancelled(reason: str) -> run_pb2.RunResult:
     )
 
 
-def fill_result(result: run_pb2.RunResult, conversation: Conversation, duration_us: int) -> None:
+def fill_result(result: run_pb2.RunResult, state: Standing, duration_us: int) -> None:
     """Set what a run said and used."""
-    spent = conversation.spent
-    result.output = conversation.output
-    result.finish_reason = conversation.finish_reason
+    spent = state.spent
+    result.output = state.output
+    result.finish_reason = state.finish_reason
     result.usage.CopyFrom(spent.usage)
     result.cost.CopyFrom(spent.cost)
     result.turns = spent.turns
     result.tool_calls = spent.tool_calls
     result.retries = spent.retries
-    result.repairs = conversation.repairs
+    result.repairs = state.repairs
     set_seconds(result.duration, duration_us / 1_000_000)

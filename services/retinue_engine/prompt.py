@@ -1,6 +1,7 @@
 """Fills in the variables of a system prompt. Whatever its template says, time and memory are bounded."""
 
 import functools
+import json
 import time
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from typing import Any
@@ -13,7 +14,7 @@ from jinja2.utils import missing
 from jinja2.visitor import NodeTransformer
 
 from retinue.errors import InvalidArgumentError, Violation
-from retinue_kit.template_syntax import FILTERS, parse_template
+from retinue_kit.template_syntax import FILTERS, GLOBALS, parse_template
 
 MAX_TEXT_BYTES = 256 * 1024
 """Of the prompt that comes out."""
@@ -35,8 +36,6 @@ _JOINED = "joined texts"
 _WEIGHED = "weighed values"
 _NEVER_GROWING = frozenset(("d", "default", "truncate"))
 _CONTAINERS = (list, tuple, set, frozenset, KeysView, ValuesView, ItemsView)
-
-_GLOBALS = ("range", "dict", "namespace", "cycler", "joiner")
 
 
 class _UnsetError(UndefinedError):
@@ -148,9 +147,24 @@ def _weighed(context: _Context, value: object) -> object:
     return value
 
 
+@pass_context
+def _as_text(context: _Context, value: object) -> object:
+    context.work.take(_size(value))
+    if value is None:
+        return ""
+    # As JSON has them, not as Python writes them.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | bool) else value
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     context_class = _Context
     intercepted_binops = frozenset(("+", "*", "**", "%"))
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        # `steps.look.output.items` is what stands under that key, not the method.
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         context.work.take(_size(left) + _size(right))
@@ -212,30 +226,31 @@ def _through(name: str, node: nodes.Node, *arguments: nodes.Expr) -> nodes.Filte
     return nodes.Filter(node, name, list(arguments), [], None, None, lineno=node.lineno)
 
 
-def _environment() -> _Environment:
+def _environment(finalize: Callable[..., object]) -> _Environment:
     # A finalize that asks for the context: else Jinja works out constants, however large, as it compiles.
     result = _Environment(
-        undefined=_Unset, autoescape=False, keep_trailing_newline=True, optimized=False, finalize=_weighed
+        undefined=_Unset, autoescape=False, keep_trailing_newline=True, optimized=False, finalize=finalize
     )
     result.filters = {name: _guarded(name, result.filters[name]) for name in FILTERS}
     result.filters |= {_COUNTED: _counted, _JOINED: _joined, _WEIGHED: _weighed}
-    result.globals = {name: result.globals[name] for name in _GLOBALS}
+    result.globals = {name: result.globals[name] for name in GLOBALS}
     return result
 
 
-_ENVIRONMENT = _environment()
+_PROMPTS = _environment(_weighed)
+_TEXTS = _environment(_as_text)
 
 
 @functools.lru_cache(maxsize=_KEPT_TEMPLATES)
-def _compiled(text: str) -> Template:
+def _compiled(environment: _Environment, text: str) -> Template:
     try:
-        tree = parse_template(_ENVIRONMENT, text)
+        tree = parse_template(environment, text)
     except ValueError as error:
         raise SecurityError(f"it {error}") from None
     _Counting().visit(tree)
-    tree.set_environment(_ENVIRONMENT)
-    code = _ENVIRONMENT.compile(tree)
-    return Template.from_code(_ENVIRONMENT, code, _ENVIRONMENT.globals)
+    tree.set_environment(environment)
+    code = environment.compile(tree)
+    return Template.from_code(environment, code, environment.globals)
 
 
 def render_prompt(template: str, variables: Mapping[str, str]) -> str:
@@ -246,7 +261,7 @@ def render_prompt(template: str, variables: Mapping[str, str]) -> str:
     if not variables:
         return template
     try:
-        return "".join(_bounded(_compiled(template).generate(variables)))
+        return "".join(_bounded(_compiled(_PROMPTS, template).generate(variables)))
     except _UnsetError as error:
         raise _unset(str(error), variables) from None
     except TemplateSyntaxError as error:
@@ -255,6 +270,23 @@ def render_prompt(template: str, variables: Mapping[str, str]) -> str:
         raise _broken("it is nested too deeply") from None
     except Exception as error:  # noqa: BLE001 - a template raises what the operations in it raise
         raise _broken(str(error)) from None
+
+
+def render_text(template: str, variables: Mapping[str, Any]) -> str:
+    """A text with values filled in, lists and mappings as JSON. Raises ValueError that says what is wrong.
+
+    Values are data, likewise.
+    """
+    try:
+        return "".join(_bounded(_compiled(_TEXTS, template).generate(variables)))
+    except _UnsetError as error:
+        raise ValueError(f"there is no {error}") from None
+    except TemplateSyntaxError as error:
+        raise ValueError(f"line {error.lineno}: {(error.message or '').rstrip('.')}") from None
+    except (RecursionError, SyntaxError, MemoryError):
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:  # noqa: BLE001 - a template raises what the operations in it raise
+        raise ValueError(str(error)) from None
 
 
 def _bounded(pieces: Iterable[str]) -> Iterator[str]:

@@ -7,11 +7,13 @@ from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED, RunOptions, RunOrigin
 from retinue.engine.v1.service_pb2 import RunRequest
 from retinue.errors import RunNotFoundError, RunStateInvalidError
 from retinue_engine.agent.conversation import Conversation
+from retinue_engine.agent.tree import Standing
 from retinue_engine.agent.work import Work
 from retinue_engine.history import replay
 from retinue_engine.journal import MAX_EVENT_BYTES
 from retinue_engine.store import FINAL_STATES, RunRow, Store
 from retinue_engine.takeover import read_events
+from retinue_engine.workflow.progress import Progress
 
 CHUNK_BYTES = MAX_EVENT_BYTES // 2
 """Messages of one event; one message may be larger."""
@@ -46,11 +48,16 @@ async def retry_request(
 
 
 async def restore(store: Store, work: Work) -> None:
-    """Begin a run with the messages of the one that it goes on from. Raises RunNotFoundError."""
+    """Begin a run with what the one that it goes on from had done. Raises RunNotFoundError."""
     row, root = work.row, work.tree.root
     if not row.origin_run_id or root.restored_whole:
         return
     origin = await _origin(store, row)
+    if isinstance(root, Progress):
+        restore_steps(work, origin)
+        return
+    if not isinstance(root, Conversation) or not isinstance(origin, Conversation):
+        raise TypeError(f"{row.run_id} goes on from a run of another kind")
     messages = [json.dumps(message, ensure_ascii=False) for message in origin.whole_messages()]
     saved = len(messages) - origin.unsaved(len(messages))
     while not root.restored_whole:
@@ -68,7 +75,7 @@ async def restore(store: Store, work: Work) -> None:
         work.emit(row.run_id, "", conversation_restored=restored)
 
 
-async def _origin(store: Store, row: RunRow) -> Conversation:
+async def _origin(store: Store, row: RunRow) -> Standing:
     """Where the run stood that another goes on from. Raises RunNotFoundError."""
     while True:
         origin = await store.get_run(row.namespace, row.origin_run_id)
@@ -83,3 +90,27 @@ async def _origin(store: Store, row: RunRow) -> Conversation:
             return tree.root
         # It ended before it had its own beginning.
         row = origin
+
+
+def restore_steps(work: Work, origin: Standing) -> None:
+    """Begin a workflow with the steps that the run had done from which it goes on."""
+    if not isinstance(origin, Progress):
+        raise TypeError(f"{work.row.run_id} goes on from a run of another kind")
+    root = work.tree.root
+    done = [step for step in origin.steps.values() if step.state in {"completed", "skipped"}]
+    for step in done:
+        if isinstance(root, Progress) and step.name in root.steps:
+            continue
+        path = f"step:{step.name}"
+        if step.state == "skipped":
+            skipped = event_pb2.StepSkipped(step=step.name, reason="it was left out before")
+            work.emit(work.row.run_id, path, step_skipped=skipped)
+            continue
+        completed = event_pb2.StepCompleted(
+            step=step.name,
+            output_json=json.dumps(step.output, ensure_ascii=False),
+            attempts=step.attempt,
+            fallback=step.fallback,
+            restored=True,
+        )
+        work.emit(work.row.run_id, path, step_completed=completed)

@@ -18,8 +18,8 @@ from retinue.errors import (
     Violation,
 )
 from retinue_engine.acceptance import Acceptance
+from retinue_engine.agent.tree import Definition
 from retinue_engine.convert import attachment_of, now_us, run_to_proto, settings_to_proto
-from retinue_engine.definition import AgentDefinition
 from retinue_engine.history import callee_of, definition_of
 from retinue_engine.keeping import Keepers
 from retinue_engine.remote_feeds import RemoteFeeds
@@ -200,11 +200,11 @@ class RunServicer(service_pb2_grpc.RunServiceServicer):
             raise _not_found(run_id)
         return row
 
-    async def _definition(self, row: RunRow) -> AgentDefinition:
+    async def _definition(self, row: RunRow) -> Definition:
         if not row.parent_run_id:
             return definition_of(row)
         root = await self._find(row.namespace, row.root_run_id)
-        return callee_of(root, row.target_name)
+        return callee_of(root, row.target_kind, row.target_name)
 
     async def _find(self, namespace: str, run_id: str) -> RunRow:
         row = await self._store.get_run(namespace or "default", run_id)

@@ -44,6 +44,22 @@ def check_options(options: run_pb2.RunOptions) -> None:
         raise InvalidArgumentError("the options cannot be accepted as they are", violations=found)
 
 
+_OF_WORKFLOWS = frozenset(("timeout", "budget", "session_budget", "variables"))
+
+
+def check_workflow_options(options: run_pb2.RunOptions) -> None:
+    """Refuse options that a workflow's run has no use for: its steps have settings of their own."""
+    found = [
+        Violation(
+            f"run.options.{field.name}", "has no effect on a workflow: set it in the agents of its steps"
+        )
+        for field, _ in options.ListFields()
+        if field.name not in _OF_WORKFLOWS
+    ]
+    if found:
+        raise InvalidArgumentError("a workflow's run does not take these options", violations=found)
+
+
 def _target(request: RunRequest) -> Iterator[Violation]:
     if not request.target.name:
         yield Violation("run.target.name", "is missing: name the agent to run")

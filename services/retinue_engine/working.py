@@ -25,12 +25,11 @@ from retinue.errors import (
     StoreUnavailableError,
     reason_name,
 )
-from retinue_engine.agent.child_runs import call_agent, finish_child
+from retinue_engine.agent.child_runs import finish_child
 from retinue_engine.agent.conversation import Conversation
 from retinue_engine.agent.limits import time_limit
-from retinue_engine.agent.loop import AgentLoop
-from retinue_engine.agent.tree import Tree
-from retinue_engine.agent.work import AgentRun, Means, Work
+from retinue_engine.agent.tree import Definition, Tree
+from retinue_engine.agent.work import Means, Work
 from retinue_engine.convert import now_us
 from retinue_engine.definition import AgentDefinition, Budget
 from retinue_engine.history import definition_of, replay
@@ -38,6 +37,7 @@ from retinue_engine.journal import MAX_EVENT_BYTES
 from retinue_engine.outcome import cancelled, failed, fill_result, succeeded
 from retinue_engine.receiving import expire_inputs, receive_answers
 from retinue_engine.retrying import restore
+from retinue_engine.running import root_loop
 from retinue_engine.store import NOW, RunRow, Store, Totals
 from retinue_engine.supervisor import ActiveRun
 
@@ -49,7 +49,7 @@ CUT_OUTPUT = "\n[cut: the last message has it whole]"
 
 
 class Worker:
-    """Works on agent runs."""
+    """Works on runs of agents and workflows."""
 
     def __init__(self, store: Store, means: Means) -> None:
         self._store = store
@@ -62,9 +62,9 @@ class Worker:
         """
         work: Work | None = None
         try:
-            agent = definition_of(active.row)
-            work = await self._prepare(active, agent)
-            result = await self._run(active, work, agent)
+            definition = definition_of(active.row)
+            work = await self._prepare(active, definition)
+            result = await self._run(active, work, definition)
         except asyncio.CancelledError as error:
             _uncancel(active, error)
             result = cancelled(active.cancel_reason or "")
@@ -81,10 +81,10 @@ class Worker:
             work = self._unprepared(active)
         await self._end(active, work, result)
 
-    async def _prepare(self, active: ActiveRun, agent: AgentDefinition) -> Work:
+    async def _prepare(self, active: ActiveRun, definition: Definition) -> Work:
         tree = await self._replay(active)
         work = self._work(active, tree)
-        if agent.session_budget != Budget():
+        if definition.session_budget != Budget():
             row = active.row
             session = await _patiently(row, partial(self._store.get_session, row.namespace, row.session_id))
             work.session = session.totals if session else Totals()
@@ -94,7 +94,7 @@ class Worker:
         """For a run that cannot even begin."""
         root = Conversation("", (), "")
 
-        def no_callee(_name: str) -> AgentDefinition:
+        def no_callee(_kind: int, _name: str) -> AgentDefinition:
             raise InternalError("a run that cannot begin has no children")
 
         return self._work(active, Tree(active.row.run_id, root, no_callee))
@@ -126,7 +126,7 @@ class Worker:
                 # Cancelled by a user before it began: its end is written all the same.
                 _uncancel(active, error)
 
-    async def _run(self, active: ActiveRun, work: Work, agent: AgentDefinition) -> RunResult | None:
+    async def _run(self, active: ActiveRun, work: Work, definition: Definition) -> RunResult | None:
         """The beginning of the result; None where the run waits now, or is paused."""
         if active.cancel_reason is not None:
             return cancelled(active.cancel_reason)
@@ -140,11 +140,10 @@ class Worker:
             # It is taken up already: these words shall not wake it when it waits again.
             await _patiently(row, active.hear)
         await _patiently(row, active.receive)
-        run = AgentRun(work, row.run_id, "", 0, agent, work.tree.root)
-        async with time_limit(agent.timeout_s, row.create_us):
+        async with time_limit(definition.timeout_s, row.create_us):
             while True:
                 seen = work.arrivals.count
-                loop = AgentLoop(run, call_agent)
+                loop = root_loop(work, definition)
                 if await loop.run():
                     result = succeeded()
                     result.structured_json = loop.structured_json

@@ -16,6 +16,9 @@ _OF_TEXT = ("capitalize", "indent", "lower", "replace", "string", "title", "trim
 _OF_LISTS = ("first", "join", "last", "list", "map", "reject", "reverse", "select", "sort", "unique")
 _OF_NUMBERS = ("abs", "float", "int", "max", "min", "round")
 _OF_ALL = ("count", "d", "default", "length", "tojson", "urlencode", "wordcount")
+GLOBALS = frozenset(("range", "dict", "namespace", "cycler", "joiner"))
+"""What a template may call."""
+
 FILTERS = (*_OF_TEXT, *_OF_LISTS, *_OF_NUMBERS, *_OF_ALL)
 _REFUSED: dict[type[nodes.Node], str] = {
     nodes.Extends: "extends",

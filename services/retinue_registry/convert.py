@@ -14,7 +14,14 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from retinue.registry.v1 import agent_pb2, component_pb2, llm_pb2, mcp_server_pb2, service_pb2
+from retinue.registry.v1 import (
+    agent_pb2,
+    component_pb2,
+    llm_pb2,
+    mcp_server_pb2,
+    service_pb2,
+    workflow_pb2,
+)
 from retinue_registry.component import Change, Draft, FileSource, Layer, Problem, Source, Version
 from retinue_registry.models.fields import Broken
 from retinue_registry.models.json_value import read_json_text, write_json_text
@@ -23,6 +30,8 @@ SPECS: Mapping[str, type[Message]] = {
     "llm": llm_pb2.LlmSpec,
     "mcp_server": mcp_server_pb2.McpServerSpec,
     "agent": agent_pb2.AgentSpec,
+    "linear_workflow": workflow_pb2.LinearWorkflowSpec,
+    "graph_workflow": workflow_pb2.GraphWorkflowSpec,
 }
 """The message of each kind, as the cases of Component.spec."""
 

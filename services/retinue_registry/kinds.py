@@ -5,8 +5,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from retinue_registry.models import AgentSpec, LlmSpec, McpServerSpec, Spec
-from retinue_registry.models.fields import RefersTo
+from retinue_registry.models import (
+    AgentSpec,
+    GraphWorkflowSpec,
+    LinearWorkflowSpec,
+    LlmSpec,
+    McpServerSpec,
+    Spec,
+)
+from retinue_registry.models.fields import Part, RefersTo
 
 
 class Reference(NamedTuple):
@@ -26,10 +33,40 @@ def _markers(annotation: Any) -> Iterator[RefersTo]:
             yield from _markers(part)
 
 
-def _referring(model: type[Spec]) -> dict[str, str]:
-    """The fields of a model that name other components, each with the kind that it names."""
-    hints = typing.get_type_hints(model, include_extras=True)
-    return {name: marker.kind for name, hint in hints.items() for marker in _markers(hint)}
+def _parts(annotation: Any) -> Iterator[type[Part]]:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _parts(part)
+
+
+Referring = Mapping[str, "str | Referring"]
+"""The fields of a model that name other components, each with the kind that it names; of a field that holds
+messages with such fields, those."""
+
+
+def _referring(model: type[Part]) -> Referring:
+    found: dict[str, str | Referring] = {}
+    for name, hint in typing.get_type_hints(model, include_extras=True).items():
+        marker = next(iter(_markers(hint)), None)
+        inner = {key: value for part in _parts(hint) for key, value in _referring(part).items()}
+        if marker or inner:
+            found[name] = marker.kind if marker else inner
+    return found
+
+
+def _references(refers: Referring, values: Any, place: tuple[str | int, ...]) -> Iterator[Reference]:
+    if not isinstance(values, Mapping | Part):
+        return
+    for name, what in refers.items():
+        value = values.get(name) if isinstance(values, Mapping) else getattr(values, name)
+        several = isinstance(value, list)
+        for index, each in enumerate(value if isinstance(value, list) else [value]):
+            below = (*place, name, index) if several else (*place, name)
+            if not isinstance(what, str):
+                yield from _references(what, each, below)
+            elif isinstance(each, str):
+                yield Reference(below, what, each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +80,14 @@ class Kind:
     model: type[Spec]
     runnable: bool = False
     """Whether a run can have it as its target."""
-    refers: Mapping[str, str] = field(init=False)
+    refers: Referring = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "refers", _referring(self.model))
 
     def references(self, values: Mapping[str, Any]) -> Iterator[Reference]:
         """Yield what a component with these values needs. The values may break rules."""
-        for name, kind in self.refers.items():
-            value = values.get(name)
-            if isinstance(value, str):
-                yield Reference((name,), kind, value)
-            elif isinstance(value, list):
-                for index, each in enumerate(value):
-                    if isinstance(each, str):
-                        yield Reference((name, index), kind, each)
+        yield from _references(self.refers, values, ())
 
 
 KINDS: Mapping[str, Kind] = {
@@ -66,6 +96,8 @@ KINDS: Mapping[str, Kind] = {
         Kind("llm", "llms", LlmSpec),
         Kind("mcp_server", "mcp_servers", McpServerSpec),
         Kind("agent", "agents", AgentSpec, runnable=True),
+        Kind("linear_workflow", "linear_workflows", LinearWorkflowSpec, runnable=True),
+        Kind("graph_workflow", "graph_workflows", GraphWorkflowSpec, runnable=True),
     )
 }
 """By name, in the order in which lists show them: that of the numbers in the protos."""

@@ -105,6 +105,43 @@ async def test_the_notes_example_keeps_a_note_with_its_own_server(tmp_path: Path
         assert (project / "notes.txt").read_text() == "buy milk\n"
 
 
+async def test_the_report_example_is_written_again_where_it_is_not_good_enough(tmp_path: Path) -> None:
+    async with suite_of("report", tmp_path) as (project, _):
+        shown = await program(RETINUE, "run", "report", "the garden", cwd=project)
+        for step in ("now", "draft", "judgement", "better"):
+            assert f"◂ {step}" in shown
+        assert "\nThe garden is green, and full of birds.\n" in shown
+        assert "succeeded" in shown
+        printed = await program(RETINUE, "run", "report", "birds", "--quiet", cwd=project)
+        assert printed == "There are many birds.\n"
+
+
+async def test_the_examples_of_graph_workflows_run_and_are_drawn(tmp_path: Path) -> None:
+    async with suite_of("workflows", tmp_path) as (project, _):
+        researched = await program(RETINUE, "run", "research", "bees", "--quiet", cwd=project)
+        found = "Write on bees with:\n- found by Search: who\n- found by Search: what"
+        assert researched.rstrip("\n") == found
+        triaged = await program(RETINUE, "run", "triage", "it crashes", cwd=project)
+        assert "↳ bug clerk chose it" in triaged
+        assert "\nSay that somebody will look at: it crashes\n" in triaged
+        assert await program(RETINUE, "run", "critique", "bees", "--quiet", cwd=project) == "the best text\n"
+        detached = await program(RETINUE, "run", "approval", "bees", "--detach", "--json", cwd=project)
+        started = json.loads(detached)
+        run_id = started["run_id"]
+        for line in ('step_draft["draft<br/>agent writer"]', "step_draft --> step_allowed"):
+            assert line in await program(RETINUE, "graph", "approval", cwd=project)
+        inputs = {"inputs": []}
+        async with asyncio.timeout(READY_S):
+            while not inputs["inputs"]:
+                inputs = json.loads(await program(RETINUE, "inputs", "--json", cwd=project))
+        await program(RETINUE, "answer", run_id, "true", cwd=project)
+        shown = await program(RETINUE, "watch", run_id, cwd=project)
+        assert "published: Write on bees." in shown
+        drawn = await program(RETINUE, "graph", "--run", run_id, cwd=project)
+        assert "class step_draft,step_allowed,step_publish completed" in drawn
+        assert "class step_refuse skipped" in drawn
+
+
 async def test_the_example_of_tests_passes_and_fails_where_its_agent_is_changed(tmp_path: Path) -> None:
     for name in ("notes", "testing"):
         shutil.copytree(ROOT / "examples" / name, tmp_path / name)

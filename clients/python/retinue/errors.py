@@ -304,6 +304,31 @@ class BlobNotFoundError(RetinueError):
     code = StatusCode.NOT_FOUND
 
 
+class ExpressionFailedError(RetinueError):
+    reason = pb.ERROR_REASON_EXPRESSION_FAILED
+    code = StatusCode.ABORTED
+
+
+class StepTimeoutError(RetinueError):
+    reason = pb.ERROR_REASON_STEP_TIMEOUT
+    code = StatusCode.ABORTED
+
+
+class WorkflowFailedError(RetinueError):
+    reason = pb.ERROR_REASON_WORKFLOW_FAILED
+    code = StatusCode.ABORTED
+
+
+class JoinNotMetError(RetinueError):
+    reason = pb.ERROR_REASON_JOIN_NOT_MET
+    code = StatusCode.ABORTED
+
+
+class RouteUnknownError(RetinueError):
+    reason = pb.ERROR_REASON_ROUTE_UNKNOWN
+    code = StatusCode.ABORTED
+
+
 class LlmError(RetinueError):
     """The class above the errors of LLM calls; `retryable` says whether another try may go better."""
 

@@ -15,6 +15,7 @@ from retinue_cli.commands import (
     dev,
     doctor,
     export,
+    graph,
     history,
     init,
     inputs,
@@ -97,6 +98,7 @@ app.command(rich_help_panel=_LOOK)(history.runs)
 app.command(rich_help_panel=_LOOK)(show.show)
 app.command(rich_help_panel=_LOOK)(history.sessions)
 app.add_typer(session.app, name="session", rich_help_panel=_LOOK)
+app.command(rich_help_panel=_LOOK)(graph.graph)
 app.command(rich_help_panel=_LOOK)(report.report)
 app.command(rich_help_panel=_LOOK)(report.trace)
 app.command(rich_help_panel=_LOOK)(tools.tools)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from retinue_cli.events_steps import StepLines
 from retinue_cli.inputs import answered, asked
 from retinue_cli.output import Output
 from retinue_cli.results import (
@@ -46,9 +47,12 @@ class RunPrinter:
         self._full = full
         self._quiet = quiet
         self._at_line_start = True
+        self._steps = StepLines(self._say, self._line_of)
         self._waiting = False
         self._turn_text = False
         self._thinking = False
+        self._said = False
+        """Whether a model of the run itself has said anything."""
         self._before: str | None = None
         """The kind of the event before."""
         self._event_run = ""
@@ -91,7 +95,7 @@ class RunPrinter:
         if self._thinking and kind != "reasoning_delta":
             self.end_line()
             self._thinking = False
-        show = getattr(self, f"_show_{kind}", None)
+        show = getattr(self, f"_show_{kind}", None) or getattr(self._steps, kind or "", None)
         if show is not None:
             show(getattr(event, kind or ""))
         self._before = kind
@@ -176,7 +180,7 @@ class RunPrinter:
         text = clean(delta.text)
         if not text or self._place or self.only_structured:
             return
-        self._turn_text = True
+        self._turn_text = self._said = True
         self._output.raw(text)
         self._at_line_start = text.endswith("\n")
 
@@ -199,6 +203,7 @@ class RunPrinter:
             for line in clean(message.text).splitlines():
                 self._say((line, ""))
         elif message.text and not self._turn_text and not self.only_structured:
+            self._said = True
             self._output.raw(message.text)
             self._at_line_start = message.text.endswith("\n")
         self.end_line()
@@ -309,6 +314,9 @@ class RunPrinter:
         """Show the answer that fits the schema, where the text that was shown is not just that."""
         if self.only_structured and result.structured_json:
             self._output.raw(f"{result.structured_json}\n")
+        elif result.output and not self._said and not self._place and not self.only_structured:
+            # A workflow says nothing by itself.
+            self._output.raw(f"{result.output}\n")
         elif not same_json(result.output, result.structured_json):
             self._say(("= ", "green"), (self._line_of(result.structured_json), ""))
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from retinue.common.v1.usage_pb2 import Cost
 from retinue.errors import BudgetExceededError
-from retinue_engine.agent.conversation import Conversation
-from retinue_engine.agent.work import AgentRun
+from retinue_engine.agent.tree import Standing
+from retinue_engine.agent.work import AnyRun
 from retinue_engine.definition import Budget
 
 
@@ -15,7 +15,7 @@ class _Account(NamedTuple):
     """A budget and what was used of it."""
 
     whose: str
-    run: AgentRun
+    run: AnyRun
     budget: Budget
     tokens: int
     cost: Cost
@@ -24,7 +24,7 @@ class _Account(NamedTuple):
     duration_s: float
 
 
-def check_llm_call(run: AgentRun) -> None:
+def check_llm_call(run: AnyRun) -> None:
     """Raise BudgetExceededError where tokens, money, turns or time are used up."""
     for account in _accounts(run):
         budget = account.budget
@@ -47,50 +47,53 @@ def check_llm_call(run: AgentRun) -> None:
         _check(account, "max_cost_nano_usd", limit, cost.nano_usd, "billionths of a US dollar")
 
 
-def check_tool_calls(run: AgentRun) -> None:
-    """Raise BudgetExceededError where the calls that the model asks for are more than are left."""
-    unanswered = len(run.conversation.unanswered)
+def check_tool_calls(run: AnyRun, *, asked: int | None = None) -> None:
+    """Raise BudgetExceededError where calls are more than are left.
+
+    `asked` is how many are to be made; where it is not given, those that the model asks for.
+    """
+    unanswered = len(run.state.unanswered) if asked is None else asked
     for account in _accounts(run):
         limit = account.budget.max_tool_calls
         if limit is not None:
             # Of a turn that is taken up again some calls are counted already: they began within the budget.
-            asked = account.tool_calls + unanswered
-            asked += sum(
+            wanted = account.tool_calls + unanswered
+            wanted += sum(
                 call_id in each.unanswered for each in _others(account, run) for call_id in each.started
             )
-            if asked > limit:
+            if wanted > limit:
                 what = "tool calls, with those that the model asks for"
-                raise _exceeded(account.whose, "max_tool_calls", limit, asked, what)
+                raise _exceeded(account.whose, "max_tool_calls", limit, wanted, what)
         _check(account, "max_duration", account.budget.max_duration_s, account.duration_s, "seconds")
 
 
 _NONE = Budget()
 
 
-def _others(account: _Account, asking: AgentRun) -> Iterator[Conversation]:
+def _others(account: _Account, asking: AnyRun) -> Iterator[Standing]:
     """The runs beside the asking one whose calls count in an account: what is under way there counts too."""
     inside = asking.work.tree.children(account.run.path)
-    at_work = [account.run.conversation, *(each.conversation for each in inside if each.result is None)]
-    return (each for each in at_work if each is not asking.conversation)
+    at_work = [account.run.state, *(each.state for each in inside if each.result is None)]
+    return (each for each in at_work if each is not asking.state)
 
 
-def _accounts(run: AgentRun) -> Iterator[_Account]:
+def _accounts(run: AnyRun) -> Iterator[_Account]:
     """The run's own, those of the runs above it, and the session's; only those that have limits."""
-    each: AgentRun | None = run
+    each: AnyRun | None = run
     while each is not None:
-        if each.agent.budget != _NONE:
+        if each.definition.budget != _NONE:
             yield _own(each)
-        if each.above is None and each.agent.session_budget != _NONE:
+        if each.above is None and each.definition.session_budget != _NONE:
             yield _session(each)
         each = each.above
 
 
-def _own(run: AgentRun) -> _Account:
-    spent = run.conversation.spent
+def _own(run: AnyRun) -> _Account:
+    spent = run.state.spent
     return _Account(
         "the run",
         run,
-        run.agent.budget,
+        run.definition.budget,
         spent.tokens,
         spent.cost,
         spent.turns,
@@ -99,15 +102,15 @@ def _own(run: AgentRun) -> _Account:
     )
 
 
-def _session(run: AgentRun) -> _Account:
-    spent, before = run.conversation.spent, run.work.session
+def _session(run: AnyRun) -> _Account:
+    spent, before = run.state.spent, run.work.session
     cost = Cost(
         nano_usd=before.nano_usd + spent.cost.nano_usd, unknown=before.unknown_cost or spent.cost.unknown
     )
     return _Account(
         "the session",
         run,
-        run.agent.session_budget,
+        run.definition.session_budget,
         before.input_tokens + before.output_tokens + spent.tokens,
         cost,
         before.turns + spent.turns,
@@ -116,7 +119,7 @@ def _session(run: AgentRun) -> _Account:
     )
 
 
-def _duration_s(run: AgentRun) -> float:
+def _duration_s(run: AnyRun) -> float:
     """Since acceptance, without the time that the tree waited for people."""
     work = run.work
     since_us, waited_us = work.row.create_us, work.tree.suspended_us

@@ -4,7 +4,7 @@ import secrets
 import time
 
 from retinue.engine.v1 import event_pb2, input_pb2
-from retinue_engine.agent.work import AgentRun
+from retinue_engine.agent.work import AgentRun, RunAtWork
 
 
 def request_input(
@@ -19,22 +19,27 @@ def request_input(
 
     It expires at `expire_us`, else when the agent's setting says so.
     """
-    now_us = time.time_ns() // 1000
-    request = input_pb2.InputRequest(
-        input_id=f"input-{secrets.token_hex(8)}",
-        namespace=run.work.row.namespace,
-        run_id=run.run_id,
-        root_run_id=run.work.row.run_id,
-        path=run.place(f"turn:{run.conversation.turn}"),
-        call_id=call_id,
-        approval=approval,
-        question=question,
-        state=input_pb2.INPUT_STATE_PENDING,
-    )
-    request.create_time.FromMicroseconds(now_us)
-    request.expire_time.FromMicroseconds(expire_us or now_us + int(run.agent.input_timeout_s * 1_000_000))
-    run.emit(f"turn:{run.conversation.turn}", input_requested=event_pb2.InputRequested(request=request))
+    expires_us = expire_us or _now_us() + int(run.agent.input_timeout_s * 1_000_000)
+    request = input_pb2.InputRequest(call_id=call_id, approval=approval, question=question)
+    return emit_request(run, f"turn:{run.conversation.turn}", request, expires_us)
+
+
+def emit_request(run: RunAtWork, step: str, request: input_pb2.InputRequest, expire_us: int) -> str:
+    """Make a request for input at a step of a run, from what it asks; return its id."""
+    request.input_id = f"input-{secrets.token_hex(8)}"
+    request.namespace = run.work.row.namespace
+    request.run_id = run.run_id
+    request.root_run_id = run.work.row.run_id
+    request.path = run.place(step)
+    request.state = input_pb2.INPUT_STATE_PENDING
+    request.create_time.FromMicroseconds(_now_us())
+    request.expire_time.FromMicroseconds(expire_us)
+    run.emit(step, input_requested=event_pb2.InputRequested(request=request))
     return request.input_id
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
 
 
 def denial(approval: input_pb2.ToolCallApproval, answer: input_pb2.InputAnswer) -> str:

@@ -20,7 +20,6 @@ async def time_limit(limit_s: float | None, since_us: int) -> AsyncIterator[None
             yield
     except TimeoutError:
         raise RunTimeoutError(
-            f"the run took longer than its timeout of {limit_s:g} s: "
-            "raise the agent's `timeout`, or the run's",
+            f"the run took longer than its timeout of {limit_s:g} s: raise its `timeout`, or that of the run",
             timeout_s=f"{limit_s:g}",
         ) from None

@@ -7,7 +7,7 @@ from retinue.errors import MaxIterationsReachedError, OutputInvalidError, RunSta
 from retinue_engine.agent.budget import check_llm_call, check_tool_calls
 from retinue_engine.agent.model_calls import ModelCalls
 from retinue_engine.agent.output import OutputSchema
-from retinue_engine.agent.tool_calls import CallAgent, ToolCalls
+from retinue_engine.agent.tool_calls import CallRun, ToolCalls
 from retinue_engine.agent.toolset import ToolSet, tool_set
 from retinue_engine.agent.work import AgentRun
 from retinue_engine.tools import NO_TOOLS, CallerScope
@@ -26,9 +26,9 @@ _compiled = functools.lru_cache(maxsize=256)(OutputSchema)
 class AgentLoop:
     """One agent run. Every step goes by the conversation, so that a run that is taken up again goes on."""
 
-    def __init__(self, run: AgentRun, call_agent: CallAgent) -> None:
+    def __init__(self, run: AgentRun, call_run: CallRun) -> None:
         self._run = run
-        self._call_agent = call_agent
+        self._call_run = call_run
         schema_json = run.agent.output_schema_json
         self._schema = _compiled(schema_json) if schema_json else None
         self.structured_json = ""
@@ -55,7 +55,7 @@ class AgentLoop:
             return True  # the engine stopped between the last word and the run's end
         tools = await self._list_tools()
         asking = ModelCalls(run, self._schema)
-        calling = ToolCalls(run, tools, self._call_agent)
+        calling = ToolCalls(run, tools, self._call_run)
         asking.discard_open()
         while not run.work.paused():
             if conversation.unanswered:

@@ -11,7 +11,7 @@ from retinue_engine.agent.attachments import new_blob
 from retinue_engine.agent.server_asks import answering
 from retinue_engine.agent.work import AgentRun
 from retinue_engine.store import Effects
-from retinue_engine.tools import Tool, ToolRequest
+from retinue_engine.tools import Tool, ToolAnswer, ToolRequest
 
 MAX_RESULT_BYTES = 384 * 1024
 """Most of a result that a model is told; the rest is cut, and says so. An event holds text and structure."""
@@ -41,6 +41,11 @@ async def call_mcp_tool(
         session_id=run.work.row.session_id,
     )
     answer = await run.work.means.toolbox.call_tool(request, on_progress, answering(run, call, tool))
+    return completed_of(run.work.row.run_id, answer)
+
+
+def completed_of(root_run_id: str, answer: ToolAnswer) -> tuple[ToolCallCompleted, Effects | None]:
+    """How an answer stands in its event, and the blobs that came with it."""
     completed = ToolCallCompleted(
         outcome=TOOL_CALL_OUTCOME_TOOL_ERROR if answer.is_error else TOOL_CALL_OUTCOME_SUCCEEDED,
         text=cut(answer.text),
@@ -48,7 +53,7 @@ async def call_mcp_tool(
     )
     if not answer.blobs:
         return completed, None
-    blobs = [new_blob(run.work.row.run_id, each.mime_type, "", each.data) for each in answer.blobs]
+    blobs = [new_blob(root_run_id, each.mime_type, "", each.data) for each in answer.blobs]
     for blob in blobs:
         completed.attachments.add(blob_id=blob.blob_id, mime_type=blob.mime_type, size_bytes=len(blob.data))
     return completed, Effects(blobs=blobs)

@@ -19,14 +19,14 @@ from retinue_engine.agent.approvals import judge
 from retinue_engine.agent.conversation import parse_arguments
 from retinue_engine.agent.mcp_calls import call_mcp_tool
 from retinue_engine.agent.questions import ask_user
-from retinue_engine.agent.toolset import AgentTool, AnyTool, ToolSet
+from retinue_engine.agent.toolset import AnyTool, RunTool, ToolSet
 from retinue_engine.agent.work import AgentRun
 from retinue_engine.llm.tool_calls import without_surrogates
 from retinue_engine.outcome import run_error, set_seconds
 from retinue_engine.tools import Tool
 
-CallAgent = Callable[[AgentRun, RequestedToolCall, AgentTool, str], Awaitable[bool]]
-"""Runs an agent that was called as a tool with a message; whether the call has its result."""
+CallRun = Callable[[AgentRun, RequestedToolCall, RunTool, str], Awaitable[bool]]
+"""Runs what was called as a tool with a message; whether the call has its result."""
 
 
 MAX_TOLD = 4096
@@ -36,10 +36,10 @@ MAX_TOLD = 4096
 class ToolCalls:
     """Makes the calls that the conversation's last answer asks for and that have no result yet."""
 
-    def __init__(self, run: AgentRun, tools: ToolSet, call_agent: CallAgent) -> None:
+    def __init__(self, run: AgentRun, tools: ToolSet, call_run: CallRun) -> None:
         self._run = run
         self._tools = tools
-        self._call_agent = call_agent
+        self._call_run = call_run
         self._places = asyncio.Semaphore(run.agent.tool_concurrency)
 
     async def complete(self) -> bool:
@@ -89,12 +89,12 @@ class ToolCalls:
             return self._refuse(call, tool, _invalid(arguments))
         if isinstance(tool, Tool):
             return await self._advance_mcp(call, tool)
-        needed = "message" if isinstance(tool, AgentTool) else "question"
+        needed = "message" if isinstance(tool, RunTool) else "question"
         text = arguments.get(needed)
         if not isinstance(text, str) or not text.strip():
             return self._refuse(call, tool, _missing(needed))
-        if isinstance(tool, AgentTool):
-            return await self._call_agent_tool(call, tool, without_surrogates(text))
+        if isinstance(tool, RunTool):
+            return await self._call_run_tool(call, tool, without_surrogates(text))
         return self._answered(call, ask_user(self._run, call, arguments))
 
     async def _advance_mcp(self, call: RequestedToolCall, tool: Tool) -> bool:
@@ -123,13 +123,13 @@ class ToolCalls:
         self._complete(call, completed)
         return True
 
-    async def _call_agent_tool(self, call: RequestedToolCall, tool: AgentTool, message: str) -> bool:
+    async def _call_run_tool(self, call: RequestedToolCall, tool: RunTool, message: str) -> bool:
         if call.call_id not in self._run.conversation.started:
             self._start(call, tool, call.arguments_json)
         try:
-            return await self._call_agent(self._run, call, tool, message)
+            return await self._call_run(self._run, call, tool, message)
         except RunDepthExceededError as error:
-            self._complete(call, _failed(f"the agent was not asked: {error.message}", run_error(error)))
+            self._complete(call, _failed(f"it was not run: {error.message}", run_error(error)))
             return True
 
     async def _call_mcp(

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from retinue.registry.v1.component_pb2 import COMPONENT_KIND_AGENT
 from retinue_engine.definition import AgentDefinition, Callee
 from retinue_engine.tools import Tool, ToolList
 
@@ -14,8 +15,8 @@ MAX_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
-class AgentTool:
-    """An agent that is called as a tool."""
+class RunTool:
+    """An agent or a workflow that is called as a tool."""
 
     callee: Callee
 
@@ -25,7 +26,7 @@ class AskUserTool:
     """The tool by which a model asks a person."""
 
 
-AnyTool = Tool | AgentTool | AskUserTool
+AnyTool = Tool | RunTool | AskUserTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,19 @@ def tool_set(agent: AgentDefinition, listed: ToolList) -> ToolSet:
     functions = list(listed.functions)
     for callee in agent.callees:
         name = _free_name(callee.name, by_name)
-        by_name[name] = AgentTool(callee)
-        functions.append(_function(name, callee.description or f"Asks the agent {callee.name}.", _ASK_AGENT))
+        by_name[name] = RunTool(callee)
+        functions.append(_function(name, callee.description or _described(callee), _ASK_RUN))
     if agent.asks_user:
         name = _free_name(ASK_USER, by_name)
         by_name[name] = AskUserTool()
         functions.append(_function(name, _ASK_USER_TEXT, _ASK_USER_ARGUMENTS))
     return ToolSet(by_name, functions)
+
+
+def _described(callee: Callee) -> str:
+    if callee.kind == COMPONENT_KIND_AGENT:
+        return f"Asks the agent {callee.name}."
+    return f"Runs the workflow {callee.name}."
 
 
 def _free_name(wanted: str, taken: Mapping[str, object]) -> str:
@@ -70,7 +77,7 @@ def _function(name: str, description: str, parameters: Mapping[str, Any]) -> Map
     return {"type": "function", "function": function}
 
 
-_ASK_AGENT = {
+_ASK_RUN = {
     "type": "object",
     "properties": {
         "message": {

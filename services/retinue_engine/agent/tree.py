@@ -1,12 +1,58 @@
-"""Where a run tree stands: the conversation of each of its agent runs, folded from one journal."""
+"""Where a run tree stands: the state of each of its runs, folded from one journal."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from retinue.engine.v1 import event_pb2, run_pb2
 from retinue_engine.agent.conversation import Asked, Conversation
 from retinue_engine.agent.spent import Spent
 from retinue_engine.definition import AgentDefinition
+from retinue_engine.workflow.definition import WorkflowDefinition
+from retinue_engine.workflow.progress import Progress
+
+Definition = AgentDefinition | WorkflowDefinition
+"""What a run runs."""
+
+
+class Standing(Protocol):
+    """Where one run of a tree stands: a Conversation, or a workflow's Progress."""
+
+    spent: Spent
+    output: str
+
+    @property
+    def finish_reason(self) -> str:
+        """Why its model stopped."""
+
+    @property
+    def repairs(self) -> int:
+        """Answers of its model that did not fit the output schema."""
+
+    @property
+    def open_turn(self) -> int:
+        """Sequence of the turn that began and has no answer yet; 0 where there is none."""
+
+    @property
+    def unanswered(self) -> Collection[str]:
+        """Ids of the tool calls that have no result yet."""
+
+    @property
+    def started(self) -> Collection[str]:
+        """Ids of those that were sent on their way."""
+
+    @property
+    def restored_whole(self) -> bool:
+        """Whether it has all that the run had from which this one goes on."""
+
+    def apply(self, event: event_pb2.RunEvent) -> None:
+        """Take in one event of the run."""
+
+    def requests(self) -> list[Asked]:
+        """Its last requests for input."""
+
+    def session_messages(self) -> list[str]:
+        """What the session is given, as JSON."""
 
 
 @dataclass(slots=True)
@@ -16,8 +62,8 @@ class Child:
     run_id: str
     path: str
     started: event_pb2.ChildRunStarted
-    agent: AgentDefinition
-    conversation: Conversation
+    definition: Definition
+    state: Standing
     create_us: int
     suspended_before_us: int
     """How long the tree had waited for people when it began."""
@@ -26,11 +72,9 @@ class Child:
 
 
 class Tree:
-    """Folds the events of a tree. `callee` gives the definition of an agent that is called as a tool."""
+    """Folds the events of a tree. `callee` gives the definition of a child by its kind and name."""
 
-    def __init__(
-        self, root_run_id: str, root: Conversation, callee: Callable[[str], AgentDefinition]
-    ) -> None:
+    def __init__(self, root_run_id: str, root: Standing, callee: Callable[[int, str], Definition]) -> None:
         self.root_run_id = root_run_id
         self.root = root
         self.suspended_us = 0
@@ -39,6 +83,7 @@ class Tree:
         self._callee = callee
         self._children: dict[str, Child] = {}
         self._by_call: dict[tuple[str, str], Child] = {}
+        self._by_step: dict[tuple[str, str], list[Child]] = {}
 
     def __contains__(self, run_id: str) -> bool:
         return run_id == self.root_run_id or run_id in self._children
@@ -59,7 +104,7 @@ class Tree:
         if child is not None:
             if event.HasField("child_run_finished"):
                 child.result = event.child_run_finished.result
-            child.conversation.apply(event)
+            child.state.apply(event)
         elif event.HasField("child_run_started"):
             self._begin(event)
 
@@ -70,28 +115,37 @@ class Tree:
 
     def _begin(self, event: event_pb2.RunEvent) -> None:
         started = event.child_run_started
-        agent = self._callee(started.target.name)
+        definition = self._callee(started.target.kind, started.target.name)
         spent = Spent(self._spent(started.parent_run_id))
-        conversation = Conversation(agent.system_prompt, (), started.message, spent)
+        state = new_state(definition, started.message, spent)
         # What a call is a child of is told by its place, not by its id: models give ids more than once.
         child = Child(
             event.run_id,
             event.path,
             started,
-            agent,
-            conversation,
+            definition,
+            state,
             event.time.ToMicroseconds(),
             self.suspended_us,
         )
         self._children[event.run_id] = child
         self._by_call[started.parent_run_id, event.path] = child
+        step = event.path.removeprefix(self._path_of(started.parent_run_id)).lstrip("/").partition("/")[0]
+        self._by_step.setdefault((started.parent_run_id, step), []).append(child)
 
     def _spent(self, run_id: str) -> Spent:
-        return self.root.spent if run_id == self.root_run_id else self._children[run_id].conversation.spent
+        return self.root.spent if run_id == self.root_run_id else self._children[run_id].state.spent
 
     def child(self, run_id: str) -> Child:
         """A run inside the tree. Raises KeyError."""
         return self._children[run_id]
+
+    def _path_of(self, run_id: str) -> str:
+        return "" if run_id == self.root_run_id else self._children[run_id].path
+
+    def children_of_step(self, parent_run_id: str, step: str) -> Sequence[Child]:
+        """The runs that a run has begun at a step, `step:look`; not those inside them."""
+        return self._by_step.get((parent_run_id, step), ())
 
     def child_of_call(self, parent_run_id: str, path: str) -> Child | None:
         """The run that answers a call at a place; None where it has not begun."""
@@ -104,13 +158,17 @@ class Tree:
 
     def pending(self) -> list[Asked]:
         """The requests for input that have no answer."""
-        conversations = [
-            self.root,
-            *(each.conversation for each in self._children.values() if each.result is None),
-        ]
+        states = [self.root, *(each.state for each in self._children.values() if each.result is None)]
         return [
             asked
-            for conversation in conversations
-            for asked in conversation.requests()
-            if asked.answer is None and asked.request.call_id in conversation.unanswered
+            for state in states
+            for asked in state.requests()
+            if asked.answer is None and asked.request.call_id in state.unanswered
         ]
+
+
+def new_state(definition: Definition, message: str, spent: Spent | None = None) -> Standing:
+    """Where a run stands that has just begun, without a session's history."""
+    if isinstance(definition, WorkflowDefinition):
+        return Progress(message, spent)
+    return Conversation(definition.system_prompt, (), message, spent)

@@ -15,6 +15,8 @@ from retinue_engine.llm.pricing import PriceTable
 from retinue_engine.llm.routing import Models
 from retinue_engine.store import Effects, RunRow, Totals
 from retinue_engine.tools import Toolbox
+from retinue_engine.workflow.definition import WorkflowDefinition
+from retinue_engine.workflow.progress import Progress
 from retinue_kit.allowed import Allowed
 
 
@@ -83,18 +85,14 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentRun:
-    """One agent run of a tree at work."""
+class RunAtWork:
+    """One run of a tree at work."""
 
     work: Work
     run_id: str
     path: str
     """Of the run in its tree; empty for the root."""
     depth: int
-    agent: AgentDefinition
-    conversation: Conversation
-    above: "AgentRun | None" = None
-    """The run that called it."""
 
     def place(self, step: str) -> str:
         """The path of a step of this run."""
@@ -103,3 +101,36 @@ class AgentRun:
     def emit(self, step: str, effects: Effects | None = None, /, **what: object) -> None:
         """Make an event of this run at a step, `turn:2`; at the run as a whole where it is empty."""
         self.work.emit(self.run_id, self.place(step) if step else self.path, effects, **what)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRun(RunAtWork):
+    """An agent's run."""
+
+    agent: AgentDefinition
+    conversation: Conversation
+    above: "AnyRun | None" = None
+    """The run that called it."""
+
+    @property
+    def definition(self) -> AgentDefinition:
+        """What runs."""
+        return self.agent
+
+    @property
+    def state(self) -> Conversation:
+        """Where it stands."""
+        return self.conversation
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRun(RunAtWork):
+    """A workflow's run."""
+
+    definition: WorkflowDefinition
+    state: Progress
+    above: "AnyRun | None" = None
+    """The run that called it."""
+
+
+AnyRun = AgentRun | WorkflowRun

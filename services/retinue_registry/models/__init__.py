@@ -2,7 +2,9 @@
 
 from retinue_registry.models.agent import AgentSpec
 from retinue_registry.models.fields import Spec
+from retinue_registry.models.graph_workflow import GraphWorkflowSpec
+from retinue_registry.models.linear_workflow import LinearWorkflowSpec
 from retinue_registry.models.llm import LlmSpec
 from retinue_registry.models.mcp_server import McpServerSpec
 
-__all__ = ["AgentSpec", "LlmSpec", "McpServerSpec", "Spec"]
+__all__ = ["AgentSpec", "GraphWorkflowSpec", "LinearWorkflowSpec", "LlmSpec", "McpServerSpec", "Spec"]

@@ -121,6 +121,12 @@ class AgentSpec(Spec):
     input_timeout: Duration | None = optional("12h", default="24h")
     allowed_tools: list[ToolSelector] | None = optional([{"server": "tickets", "tool": "read_*"}])
     excluded_tools: list[ToolSelector] | None = optional([{"tool": "delete_*"}])
+    linear_workflows: Annotated[list[Name], AfterValidator(once_each), RefersTo("linear_workflow")] | None = (
+        optional(["report"])
+    )
+    graph_workflows: Annotated[list[Name], AfterValidator(once_each), RefersTo("graph_workflow")] | None = (
+        optional(["research"])
+    )
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

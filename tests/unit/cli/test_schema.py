@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 from retinue_cli.__main__ import main
 from retinue_cli.commands.schema import _of_kind
 from retinue_engine import definition
+from retinue_engine.workflow import definition as workflow
 from retinue_mcp_host import convert
 from retinue_registry.files import source_file
 from retinue_registry.kinds import KINDS
@@ -71,12 +72,22 @@ def test_a_spec_with_every_field_fits_and_no_field_is_without_words(kind: str) -
             assert field["examples"], name
 
 
+NEEDED: dict[str, dict[str, Any]] = {
+    "llm": {"model": "m"},
+    "mcp_server": {},
+    "agent": {"llm": "a"},
+    "linear_workflow": {"steps": [{"name": "a", "agent": "b"}]},
+    "graph_workflow": {"nodes": [{"name": "a", "agent": "b"}]},
+}
+"""What each kind cannot be without."""
+
+
 @pytest.mark.parametrize("kind", FULL)
 def test_every_example_is_one_that_the_registry_takes(kind: str) -> None:
     for name, field in OF_KIND[kind]["properties"].items():
         if name == "labels":
             continue
-        given = {"llm": {"model": "m"}, "agent": {"llm": "a"}, "mcp_server": {}}[kind]
+        given = dict(NEEDED[kind])
         given |= {name: field["examples"][0]}
         if kind == "mcp_server" and name not in ("stdio", "streamable_http", "sse"):
             given["stdio"] = {"command": "x"}
@@ -157,6 +168,8 @@ def test_the_defaults_that_are_shown_are_those_of_the_services() -> None:
         "mcp_server.prewarm": False,
         "mcp_server.max_concurrent_calls": convert.MAX_CONCURRENT_CALLS,
         "mcp_server.max_queued_calls": convert.MAX_QUEUED_CALLS,
+        "graph_workflow.concurrency": workflow.CONCURRENCY,
+        "graph_workflow.on_failure": "fail_fast",
         "agent.max_iterations": definition.MAX_ITERATIONS,
         "agent.tool_concurrency": definition.TOOL_CONCURRENCY,
         "agent.include_history": True,

@@ -230,6 +230,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. The history is longer than the model's context.
     {"model": "gpt-4o", "status": "400"}
     """
+    ERROR_REASON_EXPRESSION_FAILED: _ErrorReason.ValueType  # 90
+    """ABORTED. An expression or template of a workflow's step cannot be worked
+    out. {"step": "summary", "field": "condition", "expression": "steps.a.output > 3"}
+    """
+    ERROR_REASON_STEP_TIMEOUT: _ErrorReason.ValueType  # 91
+    """ABORTED. A try of a workflow's step took longer than its timeout.
+    {"step": "summary", "timeout_s": "60"}
+    """
+    ERROR_REASON_WORKFLOW_FAILED: _ErrorReason.ValueType  # 92
+    """ABORTED. A step of the workflow says that it has failed. {"step": "give_up"}"""
+    ERROR_REASON_JOIN_NOT_MET: _ErrorReason.ValueType  # 93
+    """ABORTED. Not all edges that a node joins were taken.
+    {"step": "merge", "taken": "1", "needed": "2"}
+    """
+    ERROR_REASON_ROUTE_UNKNOWN: _ErrorReason.ValueType  # 94
+    """ABORTED. A router's agent named no route. {"step": "triage", "answer": "maybe"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a run failed. It is the `reason` of the google.rpc.ErrorInfo in
@@ -447,4 +463,20 @@ ERROR_REASON_LLM_CONTEXT_EXCEEDED: ErrorReason.ValueType  # 86
 """INVALID_ARGUMENT. The history is longer than the model's context.
 {"model": "gpt-4o", "status": "400"}
 """
+ERROR_REASON_EXPRESSION_FAILED: ErrorReason.ValueType  # 90
+"""ABORTED. An expression or template of a workflow's step cannot be worked
+out. {"step": "summary", "field": "condition", "expression": "steps.a.output > 3"}
+"""
+ERROR_REASON_STEP_TIMEOUT: ErrorReason.ValueType  # 91
+"""ABORTED. A try of a workflow's step took longer than its timeout.
+{"step": "summary", "timeout_s": "60"}
+"""
+ERROR_REASON_WORKFLOW_FAILED: ErrorReason.ValueType  # 92
+"""ABORTED. A step of the workflow says that it has failed. {"step": "give_up"}"""
+ERROR_REASON_JOIN_NOT_MET: ErrorReason.ValueType  # 93
+"""ABORTED. Not all edges that a node joins were taken.
+{"step": "merge", "taken": "1", "needed": "2"}
+"""
+ERROR_REASON_ROUTE_UNKNOWN: ErrorReason.ValueType  # 94
+"""ABORTED. A router's agent named no route. {"step": "triage", "answer": "maybe"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -15,6 +15,7 @@ from retinue.engine.v1 import attachment_pb2 as _attachment_pb2
 from retinue.engine.v1 import input_pb2 as _input_pb2
 from retinue.engine.v1 import run_pb2 as _run_pb2
 from retinue.registry.v1 import component_pb2 as _component_pb2
+from retinue.registry.v1 import workflow_pb2 as _workflow_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -116,6 +117,13 @@ class RunEvent(_message.Message):
     SAMPLING_COMPLETED_FIELD_NUMBER: _builtins.int
     INPUT_REQUESTED_FIELD_NUMBER: _builtins.int
     INPUT_RECEIVED_FIELD_NUMBER: _builtins.int
+    STEP_STARTED_FIELD_NUMBER: _builtins.int
+    STEP_SKIPPED_FIELD_NUMBER: _builtins.int
+    STEP_RETRYING_FIELD_NUMBER: _builtins.int
+    STEP_COMPLETED_FIELD_NUMBER: _builtins.int
+    STEP_FAILED_FIELD_NUMBER: _builtins.int
+    ROUTE_TAKEN_FIELD_NUMBER: _builtins.int
+    LOOP_ROUND_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run that it belongs to; in a child run, the child."""
     sequence: _builtins.int
@@ -214,6 +222,34 @@ class RunEvent(_message.Message):
     def input_received(self) -> Global___InputReceived:
         """The answer has come, or will not come any more."""
 
+    @_builtins.property
+    def step_started(self) -> Global___StepStarted:
+        """A step of a workflow is being tried."""
+
+    @_builtins.property
+    def step_skipped(self) -> Global___StepSkipped:
+        """A step is left out."""
+
+    @_builtins.property
+    def step_retrying(self) -> Global___StepRetrying:
+        """A step has failed and is tried again."""
+
+    @_builtins.property
+    def step_completed(self) -> Global___StepCompleted:
+        """A step is done."""
+
+    @_builtins.property
+    def step_failed(self) -> Global___StepFailed:
+        """A step has failed for good."""
+
+    @_builtins.property
+    def route_taken(self) -> Global___RouteTaken:
+        """A router has chosen."""
+
+    @_builtins.property
+    def loop_round(self) -> Global___LoopRound:
+        """A loop begins its next round."""
+
     def __init__(
         self,
         *,
@@ -242,12 +278,19 @@ class RunEvent(_message.Message):
         sampling_completed: Global___SamplingCompleted | None = ...,
         input_requested: Global___InputRequested | None = ...,
         input_received: Global___InputReceived | None = ...,
+        step_started: Global___StepStarted | None = ...,
+        step_skipped: Global___StepSkipped | None = ...,
+        step_retrying: Global___StepRetrying | None = ...,
+        step_completed: Global___StepCompleted | None = ...,
+        step_failed: Global___StepFailed | None = ...,
+        route_taken: Global___RouteTaken | None = ...,
+        loop_round: Global___LoopRound | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "reasoning_delta", b"reasoning_delta", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "stall_noticed", b"stall_noticed", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "stall_noticed", b"stall_noticed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "path", b"path", "reasoning_delta", b"reasoning_delta", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "sequence", b"sequence", "stall_noticed", b"stall_noticed", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "path", b"path", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "sequence", b"sequence", "stall_noticed", b"stall_noticed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "run_suspended", "child_run_started", "child_run_finished", "conversation_restored", "turn_started", "text_delta", "message_completed", "message_discarded", "reasoning_delta", "context_trimmed", "stall_noticed", "output_rejected", "tool_call_started", "tool_call_progress", "tool_call_completed", "sampling_completed", "input_requested", "input_received"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "run_suspended", "child_run_started", "child_run_finished", "conversation_restored", "turn_started", "text_delta", "message_completed", "message_discarded", "reasoning_delta", "context_trimmed", "stall_noticed", "output_rejected", "tool_call_started", "tool_call_progress", "tool_call_completed", "sampling_completed", "input_requested", "input_received", "step_started", "step_skipped", "step_retrying", "step_completed", "step_failed", "route_taken", "loop_round"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1022,3 +1065,269 @@ class InputReceived(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InputReceived: _TypeAlias = InputReceived  # noqa: Y015
+
+@_typing.final
+class StepStarted(_message.Message):
+    """A step of a workflow is being tried. The run or tool call that is the try
+    has the path `step:NAME/try:2`, and `step:NAME/fallback` for its fallback.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step's name."""
+    attempt: _builtins.int
+    """Which try it is, counted from 1."""
+    fallback: _builtins.bool
+    """Whether it is the step's fallback that runs."""
+    input: _builtins.str
+    """What is asked; of a tool its arguments as JSON."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        fallback: _builtins.bool = ...,
+        input: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "fallback", b"fallback", "input", b"input", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepStarted: _TypeAlias = StepStarted  # noqa: Y015
+
+@_typing.final
+class StepSkipped(_message.Message):
+    """A step is left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step's name."""
+    reason: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepSkipped: _TypeAlias = StepSkipped  # noqa: Y015
+
+@_typing.final
+class StepRetrying(_message.Message):
+    """A step has failed and is tried again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step's name."""
+    attempt: _builtins.int
+    """The try that failed, counted from 1."""
+    @_builtins.property
+    def error(self) -> _run_pb2.RunError:
+        """Why it failed."""
+
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """From now to the next try."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        error: _run_pb2.RunError | None = ...,
+        delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delay", b"delay", "error", b"error", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepRetrying: _TypeAlias = StepRetrying  # noqa: Y015
+
+@_typing.final
+class StepCompleted(_message.Message):
+    """A step is done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    OUTPUT_JSON_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
+    RESTORED_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step's name."""
+    output_json: _builtins.str
+    """Its output, as JSON."""
+    attempts: _builtins.int
+    """How often it was tried."""
+    fallback: _builtins.bool
+    """Whether its output is its fallback's."""
+    restored: _builtins.bool
+    """Whether it was done by the run that this one goes on from."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """From its first try to its end."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """What its tries used."""
+
+    @_builtins.property
+    def cost(self) -> _usage_pb2.Cost:
+        """What they cost."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        output_json: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        usage: _usage_pb2.Usage | None = ...,
+        cost: _usage_pb2.Cost | None = ...,
+        attempts: _builtins.int = ...,
+        fallback: _builtins.bool = ...,
+        restored: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cost", b"cost", "duration", b"duration", "fallback", b"fallback", "output_json", b"output_json", "restored", b"restored", "step", b"step", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepCompleted: _TypeAlias = StepCompleted  # noqa: Y015
+
+@_typing.final
+class StepFailed(_message.Message):
+    """A step has failed for good."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step's name."""
+    policy: _workflow_pb2.StepErrorPolicy.ValueType
+    """What becomes of the workflow."""
+    attempts: _builtins.int
+    """How often it was tried."""
+    @_builtins.property
+    def error(self) -> _run_pb2.RunError:
+        """Why."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """From its first try to its end."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """What its tries used."""
+
+    @_builtins.property
+    def cost(self) -> _usage_pb2.Cost:
+        """What they cost."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        error: _run_pb2.RunError | None = ...,
+        policy: _workflow_pb2.StepErrorPolicy.ValueType = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        usage: _usage_pb2.Usage | None = ...,
+        cost: _usage_pb2.Cost | None = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "error", b"error", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cost", b"cost", "duration", b"duration", "error", b"error", "policy", b"policy", "step", b"step", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepFailed: _TypeAlias = StepFailed  # noqa: Y015
+
+@_typing.final
+class RouteTaken(_message.Message):
+    """A router has chosen."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step's name."""
+    route: _builtins.str
+    """The route."""
+    reason: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        route: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "route", b"route", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RouteTaken: _TypeAlias = RouteTaken  # noqa: Y015
+
+@_typing.final
+class LoopRound(_message.Message):
+    """A loop begins its next round."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step's name."""
+    round: _builtins.int
+    """Which one, counted from 1."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["round", b"round", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoopRound: _TypeAlias = LoopRound  # noqa: Y015

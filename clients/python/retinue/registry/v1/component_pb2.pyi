@@ -12,6 +12,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from retinue.registry.v1 import agent_pb2 as _agent_pb2
 from retinue.registry.v1 import llm_pb2 as _llm_pb2
 from retinue.registry.v1 import mcp_server_pb2 as _mcp_server_pb2
+from retinue.registry.v1 import workflow_pb2 as _workflow_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -37,6 +38,10 @@ class _ComponentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compone
     """An MCP server and how to start or reach it."""
     COMPONENT_KIND_AGENT: _ComponentKind.ValueType  # 3
     """An LLM with instructions and tools."""
+    COMPONENT_KIND_LINEAR_WORKFLOW: _ComponentKind.ValueType  # 4
+    """Steps, one after the other."""
+    COMPONENT_KIND_GRAPH_WORKFLOW: _ComponentKind.ValueType  # 5
+    """Nodes with edges between them."""
 
 class ComponentKind(_ComponentKind, metaclass=_ComponentKindEnumTypeWrapper):
     """What a component is."""
@@ -49,6 +54,10 @@ COMPONENT_KIND_MCP_SERVER: ComponentKind.ValueType  # 2
 """An MCP server and how to start or reach it."""
 COMPONENT_KIND_AGENT: ComponentKind.ValueType  # 3
 """An LLM with instructions and tools."""
+COMPONENT_KIND_LINEAR_WORKFLOW: ComponentKind.ValueType  # 4
+"""Steps, one after the other."""
+COMPONENT_KIND_GRAPH_WORKFLOW: ComponentKind.ValueType  # 5
+"""Nodes with edges between them."""
 Global___ComponentKind: _TypeAlias = ComponentKind  # noqa: Y015
 
 class _FileLayer:
@@ -245,6 +254,8 @@ class Component(_message.Message):
     LLM_FIELD_NUMBER: _builtins.int
     MCP_SERVER_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
+    LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
+    GRAPH_WORKFLOW_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace that it lives in; `default` where none was given."""
     kind: Global___ComponentKind.ValueType
@@ -287,6 +298,14 @@ class Component(_message.Message):
     def agent(self) -> _agent_pb2.AgentSpec:
         """For COMPONENT_KIND_AGENT."""
 
+    @_builtins.property
+    def linear_workflow(self) -> _workflow_pb2.LinearWorkflowSpec:
+        """For COMPONENT_KIND_LINEAR_WORKFLOW."""
+
+    @_builtins.property
+    def graph_workflow(self) -> _workflow_pb2.GraphWorkflowSpec:
+        """For COMPONENT_KIND_GRAPH_WORKFLOW."""
+
     def __init__(
         self,
         *,
@@ -303,12 +322,14 @@ class Component(_message.Message):
         llm: _llm_pb2.LlmSpec | None = ...,
         mcp_server: _mcp_server_pb2.McpServerSpec | None = ...,
         agent: _agent_pb2.AgentSpec | None = ...,
+        linear_workflow: _workflow_pb2.LinearWorkflowSpec | None = ...,
+        graph_workflow: _workflow_pb2.GraphWorkflowSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "llm", b"llm", "mcp_server", b"mcp_server", "source", b"source", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "llm", b"llm", "mcp_server", b"mcp_server", "source", b"source", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "etag", b"etag", "kind", b"kind", "labels", b"labels", "llm", b"llm", "mcp_server", b"mcp_server", "name", b"name", "namespace", b"namespace", "revision", b"revision", "source", b"source", "spec", b"spec", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "etag", b"etag", "graph_workflow", b"graph_workflow", "kind", b"kind", "labels", b"labels", "linear_workflow", b"linear_workflow", "llm", b"llm", "mcp_server", b"mcp_server", "name", b"name", "namespace", b"namespace", "revision", b"revision", "source", b"source", "spec", b"spec", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["llm", "mcp_server", "agent"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["llm", "mcp_server", "agent", "linear_workflow", "graph_workflow"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 

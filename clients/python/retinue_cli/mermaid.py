@@ -1,0 +1,84 @@
+"""Draws workflows as Mermaid flowcharts (https://mermaid.js.org/syntax/flowchart.html)."""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retinue.registry.v1 import component_pb2, workflow_pb2
+
+_COLOURS = {
+    "completed": "fill:#d3f4d3,stroke:#2e7d32",
+    "failed": "fill:#f9d0d0,stroke:#c62828",
+    "skipped": "fill:#eeeeee,stroke:#9e9e9e,color:#757575",
+    "started": "fill:#fff3cd,stroke:#b8860b",
+}
+_AFTER = {2: "after failure", 3: "always"}
+_LONGEST = 60
+
+
+def draw(component: "component_pb2.Component", states: Mapping[str, str] | None = None) -> str:
+    """The flowchart of a workflow; `states` tells how its steps stand, where that is known."""
+    lines = ["flowchart TD"]
+    if component.HasField("graph_workflow"):
+        spec = component.graph_workflow
+        steps = spec.nodes
+        edges = list(_edges(spec))
+    else:
+        steps = component.linear_workflow.steps
+        edges = [f"  {_id(one)} --> {_id(other)}" for one, other in pairwise(steps)]
+    lines += [f"  {_id(step)}{_shape(step)}" for step in steps]
+    lines += edges
+    for state, colour in _COLOURS.items():
+        names = [_id(step) for step in steps if (states or {}).get(step.name) == state]
+        if names:
+            lines += [f"  classDef {state} {colour}", f"  class {','.join(names)} {state}"]
+    return "\n".join(lines) + "\n"
+
+
+def _id(step: "workflow_pb2.WorkflowStep | str") -> str:
+    # Some words, `end` among them, mean something to Mermaid.
+    return f"step_{step if isinstance(step, str) else step.name}"
+
+
+def _edges(spec: "workflow_pb2.GraphWorkflowSpec") -> Iterator[str]:
+    for edge in spec.edges:
+        said = ", ".join(each for each in (_AFTER.get(edge.after, ""), edge.route, edge.when) if each)
+        arrow = f'-- "{_text(said)}" -->' if said else "-->"
+        yield f"  {_id(edge.source)} {arrow} {_id(edge.target)}"
+
+
+def _shape(step: "workflow_pb2.WorkflowStep") -> str:
+    what = step.WhichOneof("target") or ""
+    more = f"<br/>if {_text(step.condition)}" if step.condition else ""
+    label = f"{step.name}<br/>{_text(_target(step, what))}{more}"
+    begin, end = {"router": ("{", "}"), "ask": ("[/", "/]"), "fail": ("([", "])"), "each": ("[[", "]]")}.get(
+        what, ("[", "]")
+    )
+    return f'{begin}"{label}"{end}'
+
+
+def _target(step: "workflow_pb2.WorkflowStep | workflow_pb2.StepFallback", what: str) -> str:
+    target = getattr(step, what, "")
+    if isinstance(target, str):
+        return f"{what.replace('_', ' ')} {target}"
+    if what == "tool":
+        return f"{target.server}.{target.tool}"
+    if what in ("each", "loop"):
+        inner = _inner(target)
+        return f"each of {target.items}: {inner}" if what == "each" else f"{inner} until {target.until}"
+    if what == "failover":
+        return " or ".join(map(_inner, target.choices))
+    chooser = f"agent {target.agent} chooses" if what == "router" and target.agent else "route"
+    return {"ask": "asks a person", "fail": "fails", "router": chooser}.get(what, what)
+
+
+def _inner(target: "workflow_pb2.StepFallback") -> str:
+    return _target(target, target.WhichOneof("target") or "")
+
+
+def _text(text: str) -> str:
+    short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    for sign, written in (("#", "#35;"), ('"', "#quot;"), ("<", "#lt;"), (">", "#gt;"), ("\n", " ")):
+        short = short.replace(sign, written)
+    return short

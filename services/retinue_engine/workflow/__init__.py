@@ -1,0 +1,1 @@
+"""Workflows: what they run, how far they are, how they go on."""

@@ -1,0 +1,95 @@
+"""CEL expressions: what may stand in one, and how it is compiled."""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import cel
+
+MAX_SOURCE_BYTES = 2 * 1024
+
+_RESERVED = {"loop": "loop_"}
+_ORDINARY = {other: name for name, other in _RESERVED.items()}
+_MACROS = frozenset(("all", "exists", "exists_one", "filter", "map"))
+_TOKEN = re.compile(
+    r"""[rRbB]*("{3}.*?"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+    r"""|(?P<name>[A-Za-z_]\w*)|(?P<sign>\S)""",
+    re.DOTALL,
+)
+
+
+class Expression:
+    """An expression that is compiled."""
+
+    def __init__(self, program: cel.Program) -> None:
+        self._program = program
+        self.names = frozenset(_ORDINARY.get(name, name) for name in program.variables())
+        """The names that it uses; those that it binds itself are among them."""
+
+    def evaluate(self, values: Mapping[str, Any]) -> Any:
+        """What it makes of values, of which it is handed those that it names. Raises what CEL raises."""
+        named = self.names & values.keys()
+        return self._program.execute({_RESERVED.get(name, name): values[name] for name in named})
+
+
+@functools.lru_cache(maxsize=1024)
+def compile_expression(source: str) -> Expression:
+    """Compile an expression. Raises ValueError that says what is wrong with it."""
+    if len(source.encode()) > MAX_SOURCE_BYTES:
+        raise ValueError(f"must have at most {MAX_SOURCE_BYTES} bytes: let a step work it out")
+    if _nests_comprehensions(source):
+        # Their work grows by the power of their depth.
+        raise ValueError("must not have map, filter, all or exists inside one another")
+    try:
+        return Expression(cel.compile(_without_reserved(source)))
+    except ValueError as error:
+        raise ValueError(f"is no CEL expression: {_first_line(str(error))}") from None
+
+
+def _first_line(message: str) -> str:
+    found = re.search(r"ERROR: <input>:(\d+):(\d+): (.*)", message)
+    if found is None:
+        return message.splitlines()[0][:200] if message else "it cannot be read"
+    line, column, what = found.groups()
+    return f"line {line}, column {column}: {what[:160]}"
+
+
+def _without_reserved(source: str) -> str:
+    """The source with other names for those that CEL keeps for itself and we give to people."""
+    text, end, before = "", 0, ""
+    for token in _TOKEN.finditer(source):
+        name = token["name"]
+        if name in _RESERVED and before != ".":
+            text += source[end : token.start()] + _RESERVED[name]
+            end = token.end()
+        before = token["sign"] or ""
+    return text + source[end:]
+
+
+def _nests_comprehensions(source: str) -> bool:
+    open_macros: list[bool] = []
+    name = ""
+    for token in _TOKEN.finditer(source):
+        sign = token["sign"]
+        if sign == "(":
+            macro = name in _MACROS
+            if macro and any(open_macros):
+                return True
+            open_macros.append(macro)
+        elif sign == ")" and open_macros:
+            open_macros.pop()
+        name = token["name"] or ""
+    return False
+
+
+def step_names(source: str) -> set[str]:
+    """The steps that an expression names, as `steps.NAME`."""
+    found: set[str] = set()
+    before: list[str] = ["", ""]
+    for token in _TOKEN.finditer(source):
+        text = token["name"] or token["sign"] or ""
+        if token["name"] and before == ["steps", "."]:
+            found.add(text)
+        before = [before[1], text]
+    return found

@@ -1,0 +1,105 @@
+"""What is wrong with a workflow is found when it is stored, all at once and where it stands."""
+
+from typing import Any
+
+import pytest
+
+from retinue_registry.validation import check_spec, field_text
+
+A = {"name": "a", "agent": "x"}
+B = {"name": "b", "agent": "x"}
+
+
+def said(kind: str, spec: dict[str, Any]) -> list[str]:
+    _, broken = check_spec(kind, spec)
+    return [f"{field_text(each.place)}: {each.message}" for each in broken]
+
+
+def edge(source: str, target: str, **more: Any) -> dict[str, Any]:
+    return {"source": source, "target": target, **more}
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([], "steps: must have at least 1"),
+        ([{"name": "a"}], "steps[0]: runs nothing: set one of agent"),
+        ([{**A, "linear_workflow": "y"}], "steps[0].linear_workflow: has agent and linear_workflow"),
+        ([A, A], "steps[1].name: 'a' is the name of an earlier step"),
+        ([{"name": "a b", "agent": "x"}], "steps[0].name: 'a b' cannot be a step's name"),
+        ([{**A, "input": "{{ steps.b.output }}"}, B], "steps[0].input: names the step 'b'"),
+        ([{**A, "input": "{{ inptu }}"}], "did you mean input?"),
+        ([{**A, "input": "{% for %}"}], "steps[0].input: line 1 of the template"),
+        ([A, {**B, "condition": "steps.a.output >"}], "steps[1].condition: is no CEL expression: line 1"),
+        ([A, {**B, "condition": "steps.aa.output"}], "steps[1].condition: names the step 'aa'"),
+        ([{**A, "condition": "x.map(i, i.map(j, j))"}], "inside one another"),
+        ([{**A, "condition": "'" + "x" * 3000 + "' == input"}], "must have at most 2048 bytes"),
+        ([{**A, "on_error": "fallback"}], "steps[0].on_error: must be fallback where there is a fallback"),
+        ([{**A, "join": {"mode": "any"}}], "steps[0].join: is for nodes of a graph"),
+        ([{**A, "retry": {"errors": ["timeout"]}}], "'timeout' is not a reason"),
+        (
+            [{"name": "t", "tool": {"server": "s", "tool": "t", "arguments": {"x": ["{{ nope }}"]}}}],
+            "steps[0].tool.arguments.x[0]: names 'nope'",
+        ),
+        ([{"name": "t", "transform": {}}], "steps[0].transform: runs nothing: set one of expression"),
+        (
+            [{"name": "r", "router": {"routes": [{"name": "x"}], "default": "x"}}],
+            "steps[0].router.routes[0].when: is needed where no agent chooses",
+        ),
+        (
+            [{"name": "r", "router": {"routes": [{"name": "x"}], "default": "y", "agent": "z"}}],
+            "steps[0].router.default: must be one of the routes",
+        ),
+        (
+            [{"name": "e", "each": {"items": "item", "agent": "x"}}],
+            "steps[0].each.items: names 'item'",
+        ),
+        ([{"name": "l", "loop": {"agent": "x"}}], "steps[0].loop.until: is missing"),
+    ],
+)
+def test_a_linear_workflow_that_breaks_a_rule_is_told_where(steps: list[Any], told: str) -> None:
+    found = said("linear_workflow", {"steps": steps})
+    assert any(told in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "told"),
+    [
+        ([A, B], [edge("a", "c")], "edges[0].target: there is no node 'c'"),
+        ([A, B], [edge("a", "b"), edge("b", "a")], "edges: lead in a circle"),
+        ([A, A], [], "nodes[1].name: 'a' is the name of an earlier node"),
+        ([A, {**B, "input": "{{ steps.a.output }}"}], [], "nodes[1].input: names the step 'a'"),
+        ([A, B], [edge("a", "b", when="steps.b.output")], "edges[0].when: names the step 'b'"),
+        ([A, B], [edge("a", "b", route="x")], "edges[0].route: is for edges that lead from a router"),
+        ([A, {**B, "join": {"mode": "any"}}], [edge("a", "b")], "nodes[1].join: joins nothing"),
+        (
+            [A, B, {"name": "c", "agent": "x", "join": {"mode": "quorum", "quorum": 3}}],
+            [edge("a", "c"), edge("b", "c")],
+            "nodes[2].join.quorum: can never be met",
+        ),
+        (
+            [{"name": "r", "router": {"routes": [{"name": "x", "when": "true"}], "default": "y"}}, B],
+            [edge("r", "b", route="x")],
+            "edges: none leads from the router 'r' by its default route 'y'",
+        ),
+        (
+            [{"name": "r", "router": {"routes": [{"name": "x", "when": "true"}], "default": "x"}}, B],
+            [edge("r", "b")],
+            "edges[0].route: is missing",
+        ),
+        (
+            [{"name": "r", "router": {"routes": [{"name": "big", "when": "true"}], "default": "big"}}, B],
+            [edge("r", "b", route="bgi")],
+            "did you mean big?",
+        ),
+    ],
+)
+def test_a_graph_that_breaks_a_rule_is_told_where(nodes: list[Any], edges: list[Any], told: str) -> None:
+    found = said("graph_workflow", {"nodes": nodes, "edges": edges})
+    assert any(told in each for each in found), found
+
+
+def test_500_nested_blocks_of_a_template_are_an_error_and_no_crash() -> None:
+    text = "{% if input %}" * 500 + "x" + "{% endif %}" * 500
+    found = said("linear_workflow", {"steps": [{**A, "input": text}]})
+    assert any("nested too deeply" in each or "words and signs" in each for each in found), found
