@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retinue_engine.store_sqlite_schema import SCHEMA_VERSION, connect, migrate
+from retinue_engine.stores.sqlite.schema import SCHEMA_VERSION, connect, migrate
 
 _APART_US = 1_000
 """Between one run and the next."""

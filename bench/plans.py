@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from tests.contract.engine_store.using import use_everything
 
-from retinue_engine.store_sqlite import open_sqlite_store
+from retinue_engine.stores.sqlite.store import open_sqlite_store
 
 _OF_FEW = ("runs_commanded", "runs_queued", "runs_queued_session")
 """Indexes of runs that have not ended: however many have, reading one to its end is short."""

@@ -20,7 +20,7 @@ from retinue_registry.component import Key
 from retinue_registry.convert import ProtoCodec
 from retinue_registry.files.anchors import Roots
 from retinue_registry.registry import open_registry
-from retinue_registry.store_sqlite import open_sqlite_store
+from retinue_registry.stores.sqlite.store import open_sqlite_store
 
 COMPONENTS = 10_000
 REFERENCES = 20

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--days, --keep and --dry-run go with --store-prune")
     if given.store_migrate or given.store_check or given.store_prune:
         # Each way loads only what it needs.
-        from retinue_engine.maintenance import carry_out  # noqa: PLC0415 - see above
+        from retinue_engine.stores.maintenance import carry_out  # noqa: PLC0415 - see above
 
         if given.store_prune:
             return carry_out("prune", as_json=given.json, **pruning)

@@ -5,20 +5,23 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from retinue.client import open_channel
-from retinue_engine import servicer_diagnostics, servicer_inputs, servicer_runs, servicer_sessions
-from retinue_engine.acceptance import Acceptance
 from retinue_engine.agent.work import Means
 from retinue_engine.closures import open_closures
-from retinue_engine.host_toolbox import open_host_toolbox
-from retinue_engine.keeping import open_keepers
+from retinue_engine.host.toolbox import open_host_toolbox
 from retinue_engine.llm.pricing import PriceTable
 from retinue_engine.llm.routing import open_models
-from retinue_engine.remote_feeds import open_remote_feeds
-from retinue_engine.retention import open_retention
+from retinue_engine.runs.acceptance import Acceptance
+from retinue_engine.runs.keeping import open_keepers
+from retinue_engine.runs.retention import open_retention
+from retinue_engine.runs.working import Worker
+from retinue_engine.servicers import diagnostics as servicer_diagnostics
+from retinue_engine.servicers import inputs as servicer_inputs
+from retinue_engine.servicers import runs as servicer_runs
+from retinue_engine.servicers import sessions as servicer_sessions
 from retinue_engine.settings import EngineSettings
-from retinue_engine.store import Store
-from retinue_engine.store_sqlite import open_sqlite_store
-from retinue_engine.working import Worker
+from retinue_engine.stores.sqlite.store import open_sqlite_store
+from retinue_engine.stores.store import Store
+from retinue_engine.story.remote_feeds import open_remote_feeds
 from retinue_kit.server import Mount
 
 
@@ -28,7 +31,7 @@ def open_store(settings: EngineSettings) -> AbstractAsyncContextManager[Store]:
     if path is not None:
         return open_sqlite_store(path)
     # The driver is imported where it is used: the embedded default starts without it.
-    from retinue_engine.store_mongo import open_mongo_store  # noqa: PLC0415 - see above
+    from retinue_engine.stores.mongo.store import open_mongo_store  # noqa: PLC0415 - see above
 
     return open_mongo_store(settings.store)
 

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
+import structlog
+
+log = structlog.get_logger()
 
 TOOLS_CHANGED = "notifications/tools/list_changed"
 LISTS_CHANGED = {
-    TOOLS_CHANGED: "tools",
     "notifications/resources/list_changed": "resources",
     "notifications/prompts/list_changed": "prompts",
 }
@@ -60,15 +62,14 @@ class Notices:
         self.log = log
         self.on_resource: Callable[[str], None] | None = None
         """Told of a resource, by its address, that may hold something else."""
-        self.changed_lists: dict[str, int] = dict.fromkeys(LISTS_CHANGED.values(), 0)
-        """How often the server has said that its tools, resources, prompts are others."""
 
     def take(self, method: str, params: Mapping[str, Any] | None) -> None:
         """Tell what a notification says; one that is out of shape or of another kind says nothing."""
-        if method in LISTS_CHANGED:
-            self.changed_lists[LISTS_CHANGED[method]] += 1
-            if method == TOOLS_CHANGED:
-                self.on_tools_changed()
+        if method == TOOLS_CHANGED:
+            self.on_tools_changed()
+        elif method in LISTS_CHANGED:
+            # These are read at each request, so that nothing has to be forgotten.
+            log.debug("a list of a server has changed", list=LISTS_CHANGED[method])
         elif method == RESOURCE_UPDATED and params:
             uri = params.get("uri")
             if isinstance(uri, str) and self.on_resource is not None:

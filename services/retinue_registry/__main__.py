@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return check(options.check, as_json=options.json)
     if options.store_check:
-        from retinue_registry.store_check import check_store  # noqa: PLC0415 - as above
+        from retinue_registry.stores.check import check_store  # noqa: PLC0415 - as above
 
         return check_store(as_json=options.json)
     if options.dump:

@@ -9,13 +9,13 @@ import grpc
 from retinue.registry.v1 import service_pb2, service_pb2_grpc
 from retinue_kit.server import Mount
 from retinue_registry.convert import ProtoCodec
+from retinue_registry.loading.watching import open_file_watch
 from retinue_registry.registry import open_registry
 from retinue_registry.retention import open_retention
 from retinue_registry.servicer import RegistryServicer
 from retinue_registry.settings import RegistrySettings
-from retinue_registry.store import Store
-from retinue_registry.store_sqlite import open_sqlite_store
-from retinue_registry.watching import open_file_watch
+from retinue_registry.stores.sqlite.store import open_sqlite_store
+from retinue_registry.stores.store import Store
 
 SERVICE_NAME = service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name
 
@@ -26,7 +26,7 @@ def open_store(settings: RegistrySettings, anchor: Path | None) -> AbstractAsync
     if path is not None:
         return open_sqlite_store(path)
     # The driver is imported where it is used: the embedded default starts without it.
-    from retinue_registry.store_mongo import open_mongo_store  # noqa: PLC0415 - see above
+    from retinue_registry.stores.mongo.store import open_mongo_store  # noqa: PLC0415 - see above
 
     return open_mongo_store(settings.store)
 

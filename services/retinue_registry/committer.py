@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from retinue.errors import ServiceUnavailableError, StoreUnavailableError
 from retinue_registry.catalog import Catalog
+from retinue_registry.changes.plan import Plan
 from retinue_registry.component import Change
 from retinue_registry.feed import Feed
-from retinue_registry.plan import Plan
-from retinue_registry.store import RequestRecord, Store, Write
+from retinue_registry.stores.store import RequestRecord, Store, Write
 
 Result = TypeVar("Result")
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from retinue.registry.v1 import component_pb2, service_pb2
+from retinue_registry.changes.diff import diff
+from retinue_registry.changes.plan import Outcome, Step
+from retinue_registry.changes.removing import Lack
 from retinue_registry.component import Key, Version
 from retinue_registry.convert import SPECS, Answers, component_to_proto, kind_to_proto, values_of
-from retinue_registry.diff import diff
-from retinue_registry.plan import Outcome, Step
-from retinue_registry.removing import Lack
 from retinue_registry.validation import LABELS, field_text
 
 _OUTCOMES = {

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 from retinue.errors import InvalidArgumentError, StoreUnavailableError, Violation
 from retinue_registry.catalog import Catalog, Filter, Place
-from retinue_registry.changing import Changing
+from retinue_registry.changes.changing import Changing
+from retinue_registry.changes.history import History
 from retinue_registry.committer import Committer
 from retinue_registry.component import Change, Codec, Key, Version
 from retinue_registry.feed import Feed
-from retinue_registry.history import History
 from retinue_registry.kinds import KINDS
-from retinue_registry.loading import Loading
+from retinue_registry.loading.loading import Loading
 from retinue_registry.resolve import closure, find_runnable
 from retinue_registry.retention import Retention
-from retinue_registry.store import Store, compacted
+from retinue_registry.stores.store import Store, compacted
 
 BATCH_CHANGES = 200
 """Most changes of one batch of a watch."""

@@ -7,10 +7,10 @@ from typing import TypeAlias
 from retinue.errors import ComponentInvalidError, InvalidArgumentError, Violation
 from retinue.registry.v1 import component_pb2, service_pb2
 from retinue_registry.catalog import Filter
-from retinue_registry.changing import Prune
+from retinue_registry.changes.changing import Prune
+from retinue_registry.changes.first_answers import Asked
 from retinue_registry.component import DEFAULT_NAMESPACE, ApiSource, Draft, Key, Layer
 from retinue_registry.convert import SPECS, kind_from_proto, message_place, unknown_fields, values_of
-from retinue_registry.first_answers import Asked
 from retinue_registry.models import Spec
 from retinue_registry.models.fields import Broken
 from retinue_registry.validation import check_labels, check_name, check_spec, field_text

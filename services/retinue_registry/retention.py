@@ -11,7 +11,7 @@ from retinue_kit.tasks import open_task_group
 from retinue_registry.catalog import Catalog
 from retinue_registry.committer import Committer, now_us
 from retinue_registry.component import Key
-from retinue_registry.store import Store
+from retinue_registry.stores.store import Store
 
 log = structlog.get_logger()
 

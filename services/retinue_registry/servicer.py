@@ -10,12 +10,12 @@ import grpc
 
 from retinue.registry.v1 import service_pb2, service_pb2_grpc
 from retinue_kit.paging import decode_page_token, encode_page_token, page_limit
+from retinue_registry.changes.first_answers import Answer
 from retinue_registry.component import BATCH_BYTES
 from retinue_registry.convert import Answers, problem_to_proto, shadowed_to_proto
 from retinue_registry.convert_changes import applied_to_proto, changes_between, changes_of, lack_to_proto
-from retinue_registry.first_answers import Answer
 from retinue_registry.kinds import ORDER
-from retinue_registry.loading import shadowed_place
+from retinue_registry.loading.loading import shadowed_place
 from retinue_registry.registry import Registry
 from retinue_registry.requests import (
     read_apply,

@@ -14,9 +14,9 @@ import pytest
 from pymongo import MongoClient
 
 from retinue.engine.v1 import event_pb2, service_pb2
-from retinue_engine.store import Store
-from retinue_engine.store_mongo import open_mongo_store
-from retinue_engine.store_sqlite import open_sqlite_store
+from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.sqlite.store import open_sqlite_store
+from retinue_engine.stores.store import Store
 from tests.contract.engine_store.rows import end_of, ends, make_run, record
 from tests.contract.engine_store.version_1 import write_version_1
 from tests.servers.mongodb import given_uri, run_mongodb

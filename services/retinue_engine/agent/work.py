@@ -9,11 +9,11 @@ from retinue_engine.agent.attachments import FindBlob
 from retinue_engine.agent.conversation import Conversation
 from retinue_engine.agent.tree import Tree
 from retinue_engine.definition import AgentDefinition
-from retinue_engine.effects import effects_of
-from retinue_engine.journal import Journal
 from retinue_engine.llm.pricing import PriceTable
 from retinue_engine.llm.routing import Models
-from retinue_engine.store import Effects, RunRow, Totals
+from retinue_engine.stores.store import Effects, RunRow, Totals
+from retinue_engine.story.effects import effects_of
+from retinue_engine.story.journal import Journal
 from retinue_engine.tools import Toolbox
 from retinue_engine.workflow.definition import WorkflowDefinition
 from retinue_engine.workflow.progress import Progress

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from retinue_engine.store import Store
-from retinue_engine.store_mongo import open_mongo_store
-from retinue_engine.store_sqlite import open_sqlite_store
+from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.sqlite.store import open_sqlite_store
+from retinue_engine.stores.store import Store
 
 OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
-from retinue_engine.store import (
+from retinue_engine.stores.store import (
     RUN_STATE_RUNNING,
     RUN_STATE_WAITING,
     BlobRow,

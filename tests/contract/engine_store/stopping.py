@@ -10,9 +10,9 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import AutoReconnect
 
 from retinue.errors import StoreUnavailableError
-from retinue_engine.store import Store
-from retinue_engine.store_mongo import MongoStore
-from retinue_engine.store_mongo_schema import Collections, open_collections
+from retinue_engine.stores.mongo.schema import Collections, open_collections
+from retinue_engine.stores.mongo.store import MongoStore
+from retinue_engine.stores.store import Store
 from retinue_kit.tasks import open_task_group
 
 Doing = Callable[[Store], Awaitable[object]]

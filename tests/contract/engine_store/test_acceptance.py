@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
-from retinue_engine.store import (
+from retinue_engine.stores.store import (
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
     Control,

@@ -3,7 +3,7 @@
 import pytest
 
 from retinue.errors import ClaimLostError
-from retinue_engine.store import BlobRow, Effects, Store
+from retinue_engine.stores.store import BlobRow, Effects, Store
 
 from .conftest import OpenStore
 from .rows import LATER_US, create, make_blob, make_run, record

@@ -12,7 +12,7 @@ from retinue.engine.v1.input_pb2 import (
     InputState,
 )
 from retinue.errors import ClaimLostError
-from retinue_engine.store import NOW, Effects, InputRow, RunRow, Store
+from retinue_engine.stores.store import NOW, Effects, InputRow, RunRow, Store
 
 from .conftest import OpenStore
 from .rows import (

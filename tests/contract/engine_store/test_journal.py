@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from retinue.errors import ClaimLostError
-from retinue_engine.store import JournalRecord, RunRow, Store
+from retinue_engine.stores.store import JournalRecord, RunRow, Store
 
 from .rows import LATER_US, create, end_of, ends, make_run, record
 

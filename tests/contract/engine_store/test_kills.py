@@ -12,9 +12,9 @@ import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
 from retinue.errors import ClaimLostError, StoreUnavailableError
-from retinue_engine.store import JournalRecord, RunRow, Store
-from retinue_engine.store_mongo import open_mongo_store
-from retinue_engine.store_sqlite import open_sqlite_store
+from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.sqlite.store import open_sqlite_store
+from retinue_engine.stores.store import JournalRecord, RunRow, Store
 from tests.servers.mongodb import MongoDB, given_uri, run_mongodb
 
 from .rows import LATER_US, create, make_run, positions, record

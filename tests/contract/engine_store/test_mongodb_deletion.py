@@ -9,7 +9,8 @@ import pytest
 from motor.motor_asyncio import AsyncIOMotorClient
 
 from retinue.errors import SessionBusyError
-from retinue_engine.store import (
+from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.store import (
     FINAL_STATES,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
@@ -19,7 +20,6 @@ from retinue_engine.store import (
     Store,
     Totals,
 )
-from retinue_engine.store_mongo import open_mongo_store
 
 from .rows import (
     LATER_US,

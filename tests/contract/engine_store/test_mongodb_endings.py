@@ -2,8 +2,8 @@
 
 from motor.motor_asyncio import AsyncIOMotorClient
 
-from retinue_engine.store import Totals
-from retinue_engine.store_mongo import open_mongo_store
+from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.store import Totals
 
 from .rows import end_of, ends, make_run, record
 

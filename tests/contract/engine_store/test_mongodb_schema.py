@@ -10,7 +10,11 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from retinue.engine.v1.event_pb2 import RunEvent, RunFinished, RunStarted
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
 from retinue.engine.v1.service_pb2 import StreamRunResponse
-from retinue_engine.store import (
+from retinue_engine.stores.mongo.check import check
+from retinue_engine.stores.mongo.documents import run_document
+from retinue_engine.stores.mongo.schema import migrate, open_collections
+from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.store import (
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
     JournalRecord,
@@ -19,10 +23,6 @@ from retinue_engine.store import (
     Store,
     Totals,
 )
-from retinue_engine.store_mongo import open_mongo_store
-from retinue_engine.store_mongo_check import check
-from retinue_engine.store_mongo_documents import run_document
-from retinue_engine.store_mongo_schema import migrate, open_collections
 
 from .rows import create, end_of, ends, get, ids, make_run, record
 from .stopping import do_until_stopped

@@ -10,7 +10,8 @@ import pytest
 from retinue.engine.v1.input_pb2 import INPUT_STATE_ANSWERED, INPUT_STATE_CLOSED
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
 from retinue.errors import ClaimLostError
-from retinue_engine.store import (
+from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.store import (
     NOW,
     RUN_STATE_RUNNING,
     RUN_STATE_WAITING,
@@ -21,7 +22,6 @@ from retinue_engine.store import (
     Suspension,
     Totals,
 )
-from retinue_engine.store_mongo import open_mongo_store
 
 from .rows import (
     LATER_US,

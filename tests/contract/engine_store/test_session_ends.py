@@ -7,7 +7,7 @@ import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_FAILED
 from retinue.errors import SessionBusyError
-from retinue_engine.store import Effects, RunFilter, RunRow, SessionRow, Store, Totals
+from retinue_engine.stores.store import Effects, RunFilter, RunRow, SessionRow, Store, Totals
 
 from .conftest import OpenStore
 from .rows import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retinue.errors import StoreUnavailableError
-from retinue_engine.store_sqlite import SqliteStore, open_sqlite_store
+from retinue_engine.stores.sqlite.store import SqliteStore, open_sqlite_store
 
 from .using import use_everything
 

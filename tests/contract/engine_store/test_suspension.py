@@ -6,7 +6,7 @@ import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
 from retinue.errors import ClaimLostError
-from retinue_engine.store import (
+from retinue_engine.stores.store import (
     NOW,
     RUN_STATE_PAUSED,
     RUN_STATE_QUEUED,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from retinue_engine.store import (
+from retinue_engine.stores.store import (
     RUN_STATE_PAUSED,
     RUN_STATE_WAITING,
     Control,

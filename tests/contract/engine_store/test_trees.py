@@ -6,7 +6,7 @@ import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_FAILED, RUN_STATE_SUCCEEDED
 from retinue.errors import ClaimLostError
-from retinue_engine.store import NOW, RUN_STATE_RUNNING, Effects, RunFilter, Store, Totals
+from retinue_engine.stores.store import NOW, RUN_STATE_RUNNING, Effects, RunFilter, Store, Totals
 
 from .conftest import OpenStore
 from .rows import LATER_US, create, end_of, ends, get, ids, make_child, make_run, record

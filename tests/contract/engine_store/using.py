@@ -7,7 +7,9 @@ from pathlib import Path
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_FAILED, RUN_STATE_SUCCEEDED
 from retinue.errors import SessionBusyError
-from retinue_engine.store import (
+from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.sqlite.store import open_sqlite_store
+from retinue_engine.stores.store import (
     RUN_STATE_RUNNING,
     RUN_STATE_WAITING,
     Control,
@@ -17,8 +19,6 @@ from retinue_engine.store import (
     Suspension,
     Totals,
 )
-from retinue_engine.store_mongo import open_mongo_store
-from retinue_engine.store_sqlite import open_sqlite_store
 
 from .rows import LATER_US, create, end_of, ends, finish, make_blob, make_child, make_input, make_run, record
 

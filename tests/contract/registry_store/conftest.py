@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from retinue_registry.store import Store
-from retinue_registry.store_mongo import open_mongo_store
-from retinue_registry.store_sqlite import open_sqlite_store
+from retinue_registry.stores.mongo.store import open_mongo_store
+from retinue_registry.stores.sqlite.store import open_sqlite_store
+from retinue_registry.stores.store import Store
 
 OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
 

@@ -12,8 +12,8 @@ import sys
 from pymongo import monitoring
 
 from retinue_registry.component import FileSource
-from retinue_registry.store import Write
-from retinue_registry.store_mongo import open_mongo_store
+from retinue_registry.stores.mongo.store import open_mongo_store
+from retinue_registry.stores.store import Write
 
 from .rows import fill, key, record, version
 

@@ -1,7 +1,7 @@
 """What the tests of the registry's stores write."""
 
 from retinue_registry.component import ApiSource, FileSource, Key, Layer, Version
-from retinue_registry.store import RequestRecord, Store, Write
+from retinue_registry.stores.store import RequestRecord, Store, Write
 
 
 def key(name: str, namespace: str = "default") -> Key:

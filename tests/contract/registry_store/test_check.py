@@ -12,9 +12,9 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from retinue.errors import StoreUnavailableError
 from retinue_registry.__main__ import main
 from retinue_registry.settings import RegistrySettings
-from retinue_registry.store_check import find_problems
-from retinue_registry.store_mongo import open_mongo_store
-from retinue_registry.store_sqlite import open_sqlite_store
+from retinue_registry.stores.check import find_problems
+from retinue_registry.stores.mongo.store import open_mongo_store
+from retinue_registry.stores.sqlite.store import open_sqlite_store
 
 from .rows import fill, key, version
 

@@ -17,10 +17,10 @@ from pymongo import monitoring
 
 from retinue.errors import StoreUnavailableError
 from retinue_registry.component import FileSource
-from retinue_registry.store import Write
-from retinue_registry.store_mongo import MongoStore, open_mongo_store
-from retinue_registry.store_mongo_moves import _updates
-from retinue_registry.store_mongo_schema import collections_of
+from retinue_registry.stores.mongo.moves import _updates
+from retinue_registry.stores.mongo.schema import collections_of
+from retinue_registry.stores.mongo.store import MongoStore, open_mongo_store
+from retinue_registry.stores.store import Write
 
 from .breaking import Breaking, open_breaking
 from .dying import FIRST, LAST, LAST_CHANGES, MOVED, SECOND

@@ -8,8 +8,8 @@ import pytest
 
 from retinue.errors import StoreUnavailableError
 from retinue_registry.component import ApiSource, FileSource, Key, Layer, Version
-from retinue_registry.store import RequestRecord
-from retinue_registry.store_sqlite import open_sqlite_store
+from retinue_registry.stores.sqlite.store import open_sqlite_store
+from retinue_registry.stores.store import RequestRecord
 
 from .rows import fill, key, version
 

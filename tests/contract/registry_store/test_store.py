@@ -7,7 +7,7 @@ import pytest
 
 from retinue.errors import RevisionCompactedError, StoreUnavailableError
 from retinue_registry.component import BATCH_BYTES, ApiSource, FileSource, Layer
-from retinue_registry.store import Store, Write
+from retinue_registry.stores.store import Store, Write
 
 from .conftest import OpenStore
 from .rows import fill, key, record, version

@@ -12,7 +12,7 @@ from retinue.common.v1 import error_pb2
 from retinue.engine.v1 import run_pb2
 from retinue.errors import StoreUnavailableError
 from retinue.mcphost.v1 import service_pb2, service_pb2_grpc, tool_pb2
-from retinue_engine.store_sqlite import open_sqlite_store
+from retinue_engine.stores.sqlite.store import open_sqlite_store
 from tests.suite import Suite, check_story, open_suite, stdio_server
 
 OpenSuite = Callable[..., Awaitable[Suite]]

@@ -13,7 +13,7 @@ from retinue.mcphost.v1 import server_pb2, service_pb2, tool_pb2
 from retinue_engine.definition import Server
 from retinue_engine.definition import ToolAccess as AgentAccess
 from retinue_engine.definition import ToolSelector as AgentSelector
-from retinue_engine.host_toolbox import open_host_toolbox
+from retinue_engine.host.toolbox import open_host_toolbox
 from retinue_engine.tools import Tool, ToolRequest
 from retinue_mcp_host.access import ToolAccess, ToolSelector, is_allowed
 

@@ -13,7 +13,7 @@ import pytest
 from retinue import errors
 from retinue.client import Access, open_channel
 from retinue_engine.definition import Server
-from retinue_engine.host_toolbox import HostToolbox, open_host_toolbox
+from retinue_engine.host.toolbox import HostToolbox, open_host_toolbox
 from retinue_engine.tools import (
     Elicitation,
     ElicitationAnswer,

@@ -15,6 +15,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from retinue import errors
+from retinue.mcphost.v1 import server_request_pb2
 from retinue.registry.v1 import mcp_server_pb2
 
 from .hosting import SERVERS, SOON_S, Host, Registry, answers, open_host, until
@@ -98,6 +99,9 @@ class OldServer:
         self.endpoint = "/messages?session=1"
         self.get = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
         self.post = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n"
+        self.asks = False
+        """Whether a tool call asks a person first; what they say is its result."""
+        self.asking = 0
         self.before = b""
         """What it writes in front of the answer of a tool call."""
 
@@ -137,6 +141,13 @@ class OldServer:
             self.say(id=message["id"], result=result)
         elif method == "tools/list":
             self.say(id=message["id"], result={"tools": [{"name": "go", "inputSchema": {}}]})
+        elif method == "tools/call" and self.asks:
+            self.asking = message["id"]
+            params = {"message": "Which?", "requestedSchema": {"type": "object", "properties": {}}}
+            self.say(id="question", method="elicitation/create", params=params)
+        elif message.get("id") == "question":
+            text = json.dumps(message["result"])
+            self.say(id=self.asking, result={"content": [{"type": "text", "text": text}]})
         elif method == "tools/call":
             assert self.stream is not None
             self.stream.write(self.before.replace(b"ID", str(message["id"]).encode()))
@@ -188,6 +199,23 @@ async def test_a_stream_that_is_none_is_a_typed_error(
         store(host, url)
         with pytest.raises(kinds[error], match=match):
             await host.call("old", "go")
+
+
+async def test_what_a_server_asks_is_answered(host: Host) -> None:
+    async with old_server() as (server, url):
+        server.asks = True
+        store(host, url)
+        accept = server_request_pb2.ElicitationAnswer(
+            action=server_request_pb2.ELICITATION_ACTION_ACCEPT, content_json='{"colour": "red"}'
+        )
+        async for update in host.tools.call("old", "go", accepts_elicitation=True):
+            if update.HasField("request"):
+                assert update.request.elicitation.message == "Which?"
+                await host.tools.answer(update.request.request_id, accept)
+        said = json.loads(update.result.content[0].text)
+        assert said == {"action": "accept", "content": {"colour": "red"}}
+        with pytest.raises(errors.McpServerRequestNotFoundError):
+            await host.tools.answer("unknown", accept)
 
 
 @pytest.mark.parametrize("status", [b"404 Not Found", b"500 Broken"])

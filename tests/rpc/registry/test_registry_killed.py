@@ -14,7 +14,7 @@ from retinue.client import Components, open_client
 from retinue.errors import RetinueError, ServiceUnavailableError, StoreUnavailableError
 from retinue.registry.v1 import component_pb2, service_pb2
 from retinue_registry.settings import RegistrySettings
-from retinue_registry.store_check import find_problems
+from retinue_registry.stores.check import find_problems
 from tests.contract.registry_store.breaking import open_breaking
 from tests.rpc.registry.serving import LLM, llm, process, serving
 from tests.servers.mongodb import given_uri, run_mongodb

@@ -12,8 +12,8 @@ from retinue.errors import ComponentNotFoundError, RevisionCompactedError
 from retinue.registry.v1 import service_pb2
 from retinue_registry.convert import ProtoCodec
 from retinue_registry.registry import open_registry
-from retinue_registry.store import Write
-from retinue_registry.store_sqlite import open_sqlite_store
+from retinue_registry.stores.sqlite.store import open_sqlite_store
+from retinue_registry.stores.store import Write
 from tests.contract.registry_store.rows import fill, key, record, version
 from tests.rpc.registry.serving import BOUND_S, LLM, llm, serving
 from tests.suite import until

@@ -15,8 +15,8 @@ from retinue.errors import (
 )
 from retinue.registry.v1 import llm_pb2, service_pb2
 from retinue_registry.component import ApiSource, Key, Version
-from retinue_registry.store import Write
-from retinue_registry.store_sqlite import open_sqlite_store
+from retinue_registry.stores.sqlite.store import open_sqlite_store
+from retinue_registry.stores.store import Write
 from tests.rpc.registry.serving import AGENT, LLM, agent, llm, serving
 
 CREATED = service_pb2.APPLY_OUTCOME_CREATED

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from retinue.client import Components, open_client
-from retinue_registry import watching
+from retinue_registry.loading import watching
 from tests.rpc.registry.serving import BOUND_S, LLM, llm, process, serving
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from retinue.engine.v1 import event_pb2, run_pb2
 from retinue.errors import StoreUnavailableError
-from retinue_engine.dispatcher import Dispatcher
-from retinue_engine.keeping import open_keepers
-from retinue_engine.store import FINAL_STATES, RUN_STATE_QUEUED, Effects, RunOutcome, RunRow, Store
-from retinue_engine.store_sqlite import SqliteStore, open_sqlite_store
-from retinue_engine.supervisor import ActiveRun
+from retinue_engine.runs.dispatcher import Dispatcher
+from retinue_engine.runs.keeping import open_keepers
+from retinue_engine.runs.supervisor import ActiveRun
+from retinue_engine.stores.sqlite.store import SqliteStore, open_sqlite_store
+from retinue_engine.stores.store import FINAL_STATES, RUN_STATE_QUEUED, Effects, RunOutcome, RunRow, Store
 from tests.contract.engine_store.rows import make_run
 from tests.suite import until
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from retinue.engine.v1 import event_pb2, service_pb2
-from retinue_engine import feed as feed_module
-from retinue_engine.feed import Feed
-from retinue_engine.group_writer import GroupWriter
-from retinue_engine.journal import encode_record
-from retinue_engine.store import JournalRecord
-from retinue_engine.watching import join_records
+from retinue_engine.stores.sqlite.group_writer import GroupWriter
+from retinue_engine.stores.store import JournalRecord
+from retinue_engine.story import feed as feed_module
+from retinue_engine.story.feed import Feed
+from retinue_engine.story.journal import encode_record
+from retinue_engine.story.watching import join_records
 
 
 def records(*sizes: int) -> list[JournalRecord]:

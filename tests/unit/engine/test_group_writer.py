@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from retinue_engine import group_writer
-from retinue_engine.group_writer import COMPANY, GroupWriter
+from retinue_engine.stores.sqlite import group_writer
+from retinue_engine.stores.sqlite.group_writer import COMPANY, GroupWriter
 
 LONG_S = 600.0
 """A linger that no test outlives."""

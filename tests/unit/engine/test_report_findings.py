@@ -3,8 +3,8 @@
 import pytest
 
 from retinue.engine.v1 import event_pb2, report_pb2, run_pb2
-from retinue_engine import report_findings
-from retinue_engine.report import make_report
+from retinue_engine.reports import findings as report_findings
+from retinue_engine.reports.report import make_report
 
 from .journals import ROOT, Story, family
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retinue_registry.changes.diff import NOT_SET, Difference, diff
 from retinue_registry.convert import ProtoCodec
-from retinue_registry.diff import NOT_SET, Difference, diff
 from retinue_registry.validation import field_text
 from tests.unit.registry.test_fields import FULL
 

@@ -8,13 +8,13 @@ import pytest
 
 from retinue.errors import ComponentNotFoundError, InvalidArgumentError, RevisionCompactedError
 from retinue_registry.catalog import Catalog
+from retinue_registry.changes.first_answers import Answer, Asked
+from retinue_registry.changes.history import History
+from retinue_registry.changes.plan import Outcome, Step
 from retinue_registry.component import ApiSource, Key, Version
 from retinue_registry.convert import ProtoCodec
-from retinue_registry.first_answers import Answer, Asked
-from retinue_registry.history import History
-from retinue_registry.plan import Outcome, Step
-from retinue_registry.store import Write
-from retinue_registry.store_sqlite import open_sqlite_store
+from retinue_registry.stores.sqlite.store import open_sqlite_store
+from retinue_registry.stores.store import Write
 
 KEY = Key("default", "llm", "fast")
 LAST = 130

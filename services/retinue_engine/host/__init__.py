@@ -1,0 +1,1 @@
+"""Tools, by way of the MCP host."""

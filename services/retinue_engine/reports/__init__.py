@@ -1,0 +1,1 @@
+"""What a run used, and what went wrong in it, from its journal."""

@@ -1,0 +1,1 @@
+"""Runs: accepted, worked on, let go of, taken over."""

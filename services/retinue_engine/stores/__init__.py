@@ -1,0 +1,1 @@
+"""The engine's stores: what is kept, in SQLite and in MongoDB."""

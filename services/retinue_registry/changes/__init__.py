@@ -1,0 +1,1 @@
+"""Changes that come by API: planned, checked, stored, remembered."""

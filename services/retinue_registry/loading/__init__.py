@@ -1,0 +1,1 @@
+"""What files change: planned, stored, and watched."""

@@ -1,0 +1,1 @@
+"""Components in MongoDB, all or nothing without transactions."""
