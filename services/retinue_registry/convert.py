@@ -11,27 +11,19 @@ from typing import Any
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from retinue.registry.v1 import (
-    agent_pb2,
-    component_pb2,
-    llm_pb2,
-    mcp_server_pb2,
-    service_pb2,
-    workflow_pb2,
-)
+from retinue.registry.v1 import component_pb2, service_pb2
 from retinue_registry.component import Change, Draft, FileSource, Layer, Problem, Source, Version
 from retinue_registry.models.fields import Broken
 from retinue_registry.models.json_value import read_json_text, write_json_text
 
 SPECS: Mapping[str, type[Message]] = {
-    "llm": llm_pb2.LlmSpec,
-    "mcp_server": mcp_server_pb2.McpServerSpec,
-    "agent": agent_pb2.AgentSpec,
-    "linear_workflow": workflow_pb2.LinearWorkflowSpec,
-    "graph_workflow": workflow_pb2.GraphWorkflowSpec,
+    field.name: GetMessageClass(field.message_type)
+    for field in component_pb2.Component.DESCRIPTOR.oneofs_by_name["spec"].fields
+    if field.message_type is not None
 }
 """The message of each kind, as the cases of Component.spec."""
 
