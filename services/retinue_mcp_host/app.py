@@ -7,26 +7,26 @@ from retinue.client import open_channel
 from retinue.mcphost.v1 import service_pb2, service_pb2_grpc
 from retinue_kit.server import Mount
 from retinue_kit.tasks import open_task_group
-from retinue_mcp_host.calls import ToolCalls
-from retinue_mcp_host.catalogue import open_catalogue
+from retinue_mcp_host.calls.calls import ToolCalls
+from retinue_mcp_host.calls.counts import CallCounts
+from retinue_mcp_host.calls.server_requests import ServerRequests
 from retinue_mcp_host.changes import Changes
-from retinue_mcp_host.connections import open_connections
-from retinue_mcp_host.contents import Contents
-from retinue_mcp_host.counts import CallCounts
-from retinue_mcp_host.labelled import LabelledServers
+from retinue_mcp_host.connections.pool import open_connections
+from retinue_mcp_host.content.contents import Contents
 from retinue_mcp_host.model import Limits
-from retinue_mcp_host.prewarm import open_prewarmer
-from retinue_mcp_host.routes import Routes
-from retinue_mcp_host.secrets_check import SecretsCheck
-from retinue_mcp_host.server_log import ServerLogs
-from retinue_mcp_host.server_requests import ServerRequests
-from retinue_mcp_host.servers import Servers
-from retinue_mcp_host.servicer import McpHostServicer
-from retinue_mcp_host.servicer_content import McpContentServicer
-from retinue_mcp_host.servicer_servers import McpServerServicer
+from retinue_mcp_host.servers.catalogue import open_catalogue
+from retinue_mcp_host.servers.labelled import LabelledServers
+from retinue_mcp_host.servers.log import ServerLogs
+from retinue_mcp_host.servers.prewarm import open_prewarmer
+from retinue_mcp_host.servers.routes import Routes
+from retinue_mcp_host.servers.secrets import SecretsCheck
+from retinue_mcp_host.servers.servers import Servers
+from retinue_mcp_host.servers.specs import ServerSpecs
+from retinue_mcp_host.servers.supervision import Supervision
+from retinue_mcp_host.servicers.content import McpContentServicer
+from retinue_mcp_host.servicers.servers import McpServerServicer
+from retinue_mcp_host.servicers.tools import McpHostServicer
 from retinue_mcp_host.settings import McpHostSettings
-from retinue_mcp_host.specs import ServerSpecs
-from retinue_mcp_host.supervision import Supervision
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["McpHostService"].full_name
 _SERVERS = service_pb2.DESCRIPTOR.services_by_name["McpServerService"].full_name

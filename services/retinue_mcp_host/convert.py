@@ -9,7 +9,8 @@ from google.protobuf.duration_pb2 import Duration
 from retinue.errors import ComponentInvalidError, InvalidArgumentError, RetinueError, Violation
 from retinue.mcphost.v1 import resource_pb2, server_request_pb2, service_pb2, tool_pb2
 from retinue.registry.v1 import component_pb2, mcp_server_pb2
-from retinue_mcp_host.access import ToolAccess, ToolSelector
+from retinue_mcp_host.calls.access import ToolAccess, ToolSelector
+from retinue_mcp_host.calls.names import display_name
 from retinue_mcp_host.model import (
     Answer,
     AnswerFailure,
@@ -32,7 +33,6 @@ from retinue_mcp_host.model import (
     ToolCall,
     ToolResult,
 )
-from retinue_mcp_host.names import display_name
 
 MCP_SERVER = component_pb2.COMPONENT_KIND_MCP_SERVER
 DEFAULT_NAMESPACE = "default"

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from retinue.errors import RetinueError
 from retinue_kit.allowed_hosts import Reach
-from retinue_mcp_host.access import ALL_TOOLS, ToolAccess
+from retinue_mcp_host.calls.access import ALL_TOOLS, ToolAccess
 
 Change = Callable[[str, str], None]
 """Told that the tools of a server, by namespace and name, may be others now."""

@@ -15,7 +15,7 @@ from retinue_engine.definition import ToolAccess as AgentAccess
 from retinue_engine.definition import ToolSelector as AgentSelector
 from retinue_engine.host.toolbox import open_host_toolbox
 from retinue_engine.tools import Tool, ToolRequest
-from retinue_mcp_host.access import ToolAccess, ToolSelector, is_allowed
+from retinue_mcp_host.calls.access import ToolAccess, ToolSelector, is_allowed
 
 from .hosting import Host, serve_http
 

@@ -15,7 +15,7 @@ from retinue.common.v1 import error_pb2 as pb
 from retinue.errors import ComponentNotAllowedError
 from retinue.mcphost.v1 import service_pb2, service_pb2_grpc
 from retinue.registry.v1 import component_pb2
-from retinue_mcp_host.pinning import Pin, PinnedTransport
+from retinue_mcp_host.connections.pinning import Pin, PinnedTransport
 from tests.rpc.engine.test_allowed import Names, make_certificate
 from tests.rpc.mcp_host.hosting import Host, Registry, open_host, serve_http
 

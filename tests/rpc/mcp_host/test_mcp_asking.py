@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from retinue import errors
 from retinue.mcphost.v1 import server_request_pb2
-from retinue_mcp_host import server_requests
+from retinue_mcp_host.calls import server_requests
 
 from .asking import CANCEL, DECLINE, accept, answer, calling, failed, is_open, sampled, text, until_dropped
 from .hosting import Host, serve_http

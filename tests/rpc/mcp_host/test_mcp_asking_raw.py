@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from retinue import errors
-from retinue_mcp_host import server_requests
+from retinue_mcp_host.calls import server_requests
 
 from .asking import DECLINE, accept, answers_in, asks, calling, elicitation, is_open, text
 from .hosting import Host, until

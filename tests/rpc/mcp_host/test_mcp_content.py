@@ -11,7 +11,7 @@ import pytest
 from retinue import errors
 from retinue.client.contents import Contents
 from retinue.mcphost.v1 import resource_pb2
-from retinue_mcp_host.connection_session import UNSUBSCRIBE_S
+from retinue_mcp_host.connections.session import UNSUBSCRIBE_S
 
 from .hosting import SOON_S, Host, alive, serve_http, until
 

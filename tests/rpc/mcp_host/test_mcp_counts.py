@@ -7,8 +7,8 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from retinue import errors
-from retinue_mcp_host import counts
-from retinue_mcp_host.counts import CallCounts
+from retinue_mcp_host.calls import counts
+from retinue_mcp_host.calls.counts import CallCounts
 from retinue_mcp_host.model import ToolCall, ToolResult
 
 from .hosting import Host

@@ -27,7 +27,7 @@ from retinue_engine.tools import (
     ToolAnswer,
     ToolRequest,
 )
-from retinue_mcp_host import server_requests
+from retinue_mcp_host.calls import server_requests
 
 from .asking import asks, elicitation
 from .hosting import Host, Registry, open_host, until

@@ -13,7 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 
 from retinue import errors
 from retinue.mcphost.v1 import server_pb2
-from retinue_mcp_host import connection, server_log
+from retinue_mcp_host.connections import connection
+from retinue_mcp_host.servers import log as server_log
 
 from .hosting import SOON_S, Host, Registry, alive, open_host, until, until_awaited
 

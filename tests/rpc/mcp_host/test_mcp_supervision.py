@@ -12,10 +12,11 @@ from google.protobuf.duration_pb2 import Duration
 
 from retinue import errors
 from retinue.mcphost.v1 import server_pb2
-from retinue_mcp_host import connection, supervision
 from retinue_mcp_host.changes import Changes
+from retinue_mcp_host.connections import connection
 from retinue_mcp_host.model import ConnectionKey
-from retinue_mcp_host.supervision import Health, backoff_s
+from retinue_mcp_host.servers import supervision
+from retinue_mcp_host.servers.supervision import Health, backoff_s
 
 from .hosting import Host, Registry, alive, open_host, until, until_awaited
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retinue.errors import McpProtocolError
-from retinue_mcp_host.lines import LineSplitter
+from retinue_mcp_host.connections.results import result_from_json, tool_from_json
 from retinue_mcp_host.model import Blob, ResourceLink
-from retinue_mcp_host.results import result_from_json, tool_from_json
-from retinue_mcp_host.stderr import MAX_BYTES, MAX_LINES, StderrTail
+from retinue_mcp_host.processes.lines import LineSplitter
+from retinue_mcp_host.processes.stderr import MAX_BYTES, MAX_LINES, StderrTail
 
 
 def split(chunks: list[bytes], limit: int = 1000) -> tuple[list[bytes], list[bytes]]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retinue_mcp_host.names import display_name
+from retinue_mcp_host.calls.names import display_name
 
 VALID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 

@@ -6,7 +6,8 @@ import contextlib
 import pytest
 
 from retinue.errors import McpServerRequestNotFoundError
-from retinue_mcp_host import server_requests
+from retinue_mcp_host.calls import server_requests
+from retinue_mcp_host.calls.server_requests import Caller, Outcome, RefusedError, ServerRequests
 from retinue_mcp_host.model import (
     Elicitation,
     ElicitationAnswer,
@@ -14,7 +15,6 @@ from retinue_mcp_host.model import (
     ServerRequestClosed,
     ToolCall,
 )
-from retinue_mcp_host.server_requests import Caller, Outcome, RefusedError, ServerRequests
 
 QUESTION = Elicitation("?", "{}")
 CALL = ToolCall("default", "server", 1, "tool", "{}", accepts_elicitation=True)

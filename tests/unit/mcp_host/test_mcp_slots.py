@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from retinue import errors
+from retinue_mcp_host.connections.slots import CallSlots
 from retinue_mcp_host.model import ServerSpec, StdioTransport
-from retinue_mcp_host.slots import CallSlots
 
 SPEC = ServerSpec("default", "s", 1, StdioTransport("c"), max_concurrent_calls=1, max_queued_calls=2)
 

@@ -1,0 +1,1 @@
+"""Calls of tools: from a name to the connection to the answer."""

@@ -1,0 +1,1 @@
+"""MCP servers as people configure and watch them: specs, state, supervision, logs."""

@@ -1,0 +1,1 @@
+"""The host's services on the wire."""
