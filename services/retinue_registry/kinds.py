@@ -55,6 +55,14 @@ def _referring(model: type[Part]) -> Referring:
     return found
 
 
+def _kinds_in(refers: Referring) -> Iterator[str]:
+    for what in refers.values():
+        if isinstance(what, str):
+            yield what
+        else:
+            yield from _kinds_in(what)
+
+
 def _references(refers: Referring, values: Any, place: tuple[str | int, ...]) -> Iterator[Reference]:
     if not isinstance(values, Mapping | Part):
         return
@@ -81,9 +89,12 @@ class Kind:
     runnable: bool = False
     """Whether a run can have it as its target."""
     refers: Referring = field(init=False)
+    needs: frozenset[str] = field(init=False)
+    """The kinds that it may refer to."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "refers", _referring(self.model))
+        object.__setattr__(self, "needs", frozenset(_kinds_in(self.refers)))
 
     def references(self, values: Mapping[str, Any]) -> Iterator[Reference]:
         """Yield what a component with these values needs. The values may break rules."""

@@ -68,7 +68,7 @@ def _of_drafts(catalog: Catalog, given: Mapping[Key, Draft], gone: set[Key]) -> 
 
 def _of_others(catalog: Catalog, given: Mapping[Key, Draft], gone: set[Key]) -> Iterator[Lack]:
     wanted = {key.kind for key in gone}
-    holders = {kind.name for kind in KINDS.values() if wanted & set(kind.refers.values())}
+    holders = {kind.name for kind in KINDS.values() if wanted & kind.needs}
     for version in catalog:
         key = version.key
         if key.kind not in holders or key in gone or key in given:
