@@ -28,7 +28,7 @@ def open_store(settings: RegistrySettings, anchor: Path | None) -> AbstractAsync
     # The driver is imported where it is used: the embedded default starts without it.
     from retinue_registry.stores.mongo.store import open_mongo_store  # noqa: PLC0415 - see above
 
-    return open_mongo_store(settings.store)
+    return open_mongo_store(settings.registry_store)
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ class RegistrySettings(ServiceSettings):
     data_dir: Path | None = None
     """Where the SQLite file is. Where it is not set: `.retinue` in the project's folder, without a project
     `~/.local/share/retinue`."""
-    store: str = Field(default="sqlite", validation_alias="RETINUE_REGISTRY_STORE")
+    registry_store: str = "sqlite"
     """Where components are kept: `sqlite`, `sqlite:PATH`, or `mongodb://HOST/DATABASE`."""
     retain_versions: int = Field(default=1000, ge=1)
     """How many versions of a component are kept beside the current one, or beside its end."""
@@ -59,7 +59,7 @@ class RegistrySettings(ServiceSettings):
         """Where files are looked for; `anchor` is the project's."""
         return Roots(anchor, find_user_folder(self.user_dir), find_packages())
 
-    @field_validator("store")
+    @field_validator("registry_store")
     @classmethod
     def _known_store(cls, store: str) -> str:
         if store == "sqlite" or store.startswith(("mongodb://", "mongodb+srv://")):
@@ -70,9 +70,9 @@ class RegistrySettings(ServiceSettings):
 
     def sqlite_path(self, anchor: Path | None) -> Path | None:
         """The SQLite file of the registry for a project; None where the store is MongoDB."""
-        if self.store != "sqlite":
-            path = self.store.removeprefix("sqlite:")
-            return Path(path).absolute() if path != self.store else None
+        if self.registry_store != "sqlite":
+            path = self.registry_store.removeprefix("sqlite:")
+            return Path(path).absolute() if path != self.registry_store else None
         if self.data_dir:
             return self.data_dir.absolute() / "registry.db"
         home = anchor.parent / ".retinue" if anchor else Path.home() / ".local" / "share" / "retinue"

@@ -262,6 +262,10 @@ def test_what_others_need_or_a_file_owns_is_not_deleted(
     assert retinue("problems", namespace="default") == (0, "No problems.\n", "")
 
 
+OTHERS = ("researcher", "writer", "guesser", "searcher", "fast", "judge", "b")
+"""The agents that the full specs name."""
+
+
 def test_an_export_that_is_applied_again_changes_nothing(
     retinue: Retinue, stored: Callable[..., None]
 ) -> None:
@@ -277,13 +281,17 @@ def test_an_export_that_is_applied_again_changes_nothing(
         component("mcp_server", "mail", HTTP),
         component("mcp_server", "news", SSE),
         component("agent", "assistant", FULL["agent"]),
-        *(component("agent", name, MINIMAL["agent"]) for name in ("researcher", "writer")),
+        *(component("agent", name, MINIMAL["agent"]) for name in OTHERS),
+        component("linear_workflow", "reporting", FULL["linear_workflow"]),
+        component("linear_workflow", "sending", MINIMAL["linear_workflow"]),
+        component("graph_workflow", "research", FULL["graph_workflow"]),
+        component("graph_workflow", "slow", MINIMAL["graph_workflow"]),
     )
     for name in ("all.yaml", "all.json"):
-        assert retinue("export", "-o", name)[1] == f"✓ wrote 9 components to {name}\n"
+        assert retinue("export", "-o", name)[1] == f"✓ wrote 18 components to {name}\n"
     assert retinue("diff", "-f", "all.json", "--prune") == (0, "Nothing would change.\n", "")
     applied = retinue("apply", "-f", "all.yaml")[1].splitlines()
-    assert [line.split(maxsplit=1)[1] for line in applied] == ["unchanged v1"] * 9
+    assert [line.split(maxsplit=1)[1] for line in applied] == ["unchanged v1"] * 18
     assert Path("all.yaml").read_text() == retinue("export")[1]
     assert "api_key: ${env:OPENAI_API_KEY}\n" in Path("all.yaml").read_text()
     some = json.loads(retinue("export", "--kind", "llm", "--name", "*l*", "--label", "team=a", "--json")[1])

@@ -58,7 +58,7 @@ async def find_problems(settings: RegistrySettings) -> list[str]:
         return check_file(path)
     from retinue_registry.stores.mongo.check import check_database  # noqa: PLC0415 - see above
 
-    return await check_database(settings.store)
+    return await check_database(settings.registry_store)
 
 
 def check_store(*, as_json: bool) -> int:
@@ -66,7 +66,7 @@ def check_store(*, as_json: bool) -> int:
     try:
         problems = asyncio.run(find_problems(RegistrySettings()))
     except ValidationError as error:
-        words = "; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors())
+        words = "; ".join(f"RETINUE_{each['loc'][0]}".upper() + f": {each['msg']}" for each in error.errors())
         return _fail(words.replace("Value error, ", ""), USAGE)
     except (RetinueError, ValueError) as error:
         return _fail(str(error), 1)

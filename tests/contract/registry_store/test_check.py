@@ -27,7 +27,7 @@ VERSIONS = [version(key("a"), number, number) for number in range(1, 6)]
 
 async def test_a_missing_version_is_found_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "registry.db"
-    settings = RegistrySettings(store=f"sqlite:{path}")
+    settings = RegistrySettings(registry_store=f"sqlite:{path}")
     with pytest.raises(StoreUnavailableError, match="there is no"):
         await find_problems(settings)
     async with open_sqlite_store(path) as store:
@@ -40,7 +40,7 @@ async def test_a_missing_version_is_found_in_a_file(tmp_path: Path) -> None:
 
 
 async def test_a_missing_version_is_found_in_a_database_and_its_owner_stays(mongodb_uri: str) -> None:
-    settings = RegistrySettings(store=mongodb_uri)
+    settings = RegistrySettings(registry_store=mongodb_uri)
     with pytest.raises(StoreUnavailableError, match="holds no store of a registry"):
         await find_problems(settings)
     async with open_mongo_store(mongodb_uri) as store:

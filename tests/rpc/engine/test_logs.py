@@ -38,5 +38,5 @@ async def test_a_runs_lines_carry_its_id_and_its_callers_trace_through_both_serv
     assert (second["state"], second["level"]) == ("RUN_STATE_FAILED", "info")
     assert second["reason"] == "LLM_INVALID_REQUEST"
     assert "trace_id" not in second
-    (call,) = told(host, "tool call")
+    (call,) = told(host, "tool call ended")
     assert (call["run_id"], call["trace_id"], call["tool"]) == (run.run_id, TRACE_ID, "count")

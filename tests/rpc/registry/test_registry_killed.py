@@ -148,7 +148,7 @@ async def test_a_killed_registry_has_all_that_it_answered_and_nothing_half_done(
                         told.asked[request_id], request_id=request_id
                     )
                 assert not _check(await _history(client.components), told)
-        chosen = {"store": uri} if (uri := store.get("RETINUE_REGISTRY_STORE")) else {}
+        chosen = {"registry_store": uri} if (uri := store.get("RETINUE_REGISTRY_STORE")) else {}
         assert await find_problems(RegistrySettings(project=tmp_path, **chosen)) == []
 
 

@@ -19,7 +19,9 @@ def test_settings_come_from_their_variables(monkeypatch: pytest.MonkeyPatch, tmp
         "RETINUE_USER_DIR": str(tmp_path / "mine"),
         "RETINUE_WATCH_FILES": "false",
         "RETINUE_WATCH_FILES_POLL": "true",
-        "RETINUE_REGISTRY_STORE": "sqlite",
+        "RETINUE_REGISTRY_STORE": "sqlite:components.db",
+        # The engine's.
+        "RETINUE_STORE": "mongodb://host/runs",
         "RETINUE_RETAIN_VERSIONS": "5",
         "RETINUE_RETAIN_REQUESTS_HOURS": "0.5",
     }.items():
@@ -28,7 +30,9 @@ def test_settings_come_from_their_variables(monkeypatch: pytest.MonkeyPatch, tmp
     assert settings.address == "127.0.0.1:1"
     assert not settings.metrics_address
     assert settings.project == tmp_path
-    assert settings.sqlite_path(None) == tmp_path / "data" / "registry.db"
+    assert settings.sqlite_path(None) == Path("components.db").absolute()
+    monkeypatch.delenv("RETINUE_REGISTRY_STORE")
+    assert RegistrySettings().sqlite_path(None) == tmp_path / "data" / "registry.db"
     assert (settings.watch_heartbeat_s, settings.watch_queue_size) == (2.5, 7)
     assert settings.roots(None).user == tmp_path / "mine"
     assert (settings.watch_files, settings.watch_files_poll) == (False, True)
@@ -36,11 +40,11 @@ def test_settings_come_from_their_variables(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_the_store_has_three_forms_and_another_is_refused(tmp_path: Path) -> None:
-    assert RegistrySettings(store=f"sqlite:{tmp_path}/x.db").sqlite_path(None) == tmp_path / "x.db"
-    assert RegistrySettings(store="mongodb://host/db").sqlite_path(None) is None
+    assert RegistrySettings(registry_store=f"sqlite:{tmp_path}/x.db").sqlite_path(None) == tmp_path / "x.db"
+    assert RegistrySettings(registry_store="mongodb://host/db").sqlite_path(None) is None
     for wrong in ("postgres://x/y", "sqlite:", ""):
         with pytest.raises(ValidationError, match="use `sqlite`, `sqlite:PATH` or a mongodb:// address"):
-            RegistrySettings(store=wrong)
+            RegistrySettings(registry_store=wrong)
 
 
 def test_without_settings_the_project_is_the_nearest_and_its_data_is_inside(
