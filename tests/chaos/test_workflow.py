@@ -86,7 +86,9 @@ async def test_a_workflow_that_is_killed_at_one_event_after_another_does_each_st
             event.tool_call_completed.call_id for event in story if event.HasField("tool_call_completed")
         ]
         places = [event.run_id for event in story if event.HasField("tool_call_completed")]
-        assert len(set(zip(places, ended, strict=True))) == len(ended) == 4
+        assert len(set(zip(places, ended, strict=True))) == len(ended)
+        # The tool that fails may have been under way, and is not repeatable: its step fails all the same.
+        assert len(ended) in {3, 4}
         # Each run of an agent has one answer for each of its turns.
         answers = Counter((each.run_id, each.path) for each in story if each.HasField("message_completed"))
         assert set(answers.values()) == {1}

@@ -222,6 +222,17 @@ HTTP = {
         "tls": _TLS,
     }
 }
+_OAUTH = {
+    "issuer": "https://login.example.com",
+    "client_id": "retinue",
+    "scopes": ["tools.read", "tools.call"],
+}
+HTTP_OAUTH = {
+    "streamable_http": {
+        "url": "https://example.com/mcp",
+        "oauth": {**_OAUTH, "client_secret": "${env:CLIENT_SECRET}"},
+    }
+}
 SSE = {
     "sse": {
         "url": "https://example.com/sse",
@@ -229,6 +240,21 @@ SSE = {
         "tls": _TLS,
     }
 }
+SSE_OAUTH = {
+    "sse": {
+        "url": "http://127.0.0.1:8080/sse",
+        "oauth": {**_OAUTH, "private_key": "${file:/keys/client.pem}", "private_key_algorithm": "ES256"},
+    }
+}
+
+
+def _oauth(**changes: Any) -> dict[str, Any]:
+    http: dict[str, Any] = HTTP_OAUTH["streamable_http"]
+    outside = {name: changes.pop(name) for name in ("url", "headers") if name in changes}
+    oauth = {name: value for name, value in (http["oauth"] | changes).items() if value is not None}
+    return {"streamable_http": http | outside | {"oauth": oauth}}
+
+
 OF_STEPS = ("input", "condition", "timeout", "retry", "on_error", "fallback", "output")
 MINIMAL: dict[str, dict[str, Any]] = {
     "llm": {"model": "m"},
@@ -278,7 +304,10 @@ def test_the_table_of_kinds_is_that_of_the_protos() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_option_reaches_the_proto_and_comes_back(kind: str) -> None:
-    for values in (FULL[kind], *((HTTP, SSE) if kind == "mcp_server" else [MINIMAL[kind]])):
+    for values in (
+        FULL[kind],
+        *((HTTP, SSE, HTTP_OAUTH, SSE_OAUTH) if kind == "mcp_server" else [MINIMAL[kind]]),
+    ):
         spec, broken = check_spec(kind, values)
         assert not broken
         assert spec is not None
@@ -316,7 +345,10 @@ def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
                     # One of several has a field: that is enough.
                     yield from missing(field.message_type, functools.reduce(merged, parts), below)
 
-    whole = FULL[kind] | (HTTP | SSE if kind == "mcp_server" else {})
+    whole = FULL[kind]
+    if kind == "mcp_server":
+        http = merged(HTTP, merged(HTTP_OAUTH, {"streamable_http": {"oauth": SSE_OAUTH["sse"]["oauth"]}}))
+        whole = whole | http | merged(SSE, {"sse": {"oauth": http["streamable_http"]["oauth"]}})
     left_out = set(missing(SPECS[kind].DESCRIPTOR, whole, kind))
     # Settings of a model and budgets are written out once.
     assert left_out <= {
@@ -424,6 +456,24 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     ("mcp_server", {"stdio": {"command": "c", "args": "x"}}, "stdio.args", "must be a list"),
     ("mcp_server", {"stdio": {"command": "c", "args": [8]}}, "stdio.args[0]", "put it in quotes"),
+    ("mcp_server", _oauth(url="http://example.com/mcp"), "streamable_http.url", "must begin with https://"),
+    ("mcp_server", _oauth(issuer="http://10.0.0.1"), "streamable_http.oauth.issuer", "must begin with https"),
+    ("mcp_server", _oauth(client_secret="plain"), "streamable_http.oauth.client_secret", "plain key"),
+    ("mcp_server", _oauth(private_key="${env:K}"), "streamable_http.oauth.private_key", "set one of them"),
+    ("mcp_server", _oauth(client_secret=None), "streamable_http.oauth", "needs client_secret or private_key"),
+    (
+        "mcp_server",
+        _oauth(private_key_algorithm="RS256"),
+        "streamable_http.oauth.private_key_algorithm",
+        "without effect",
+    ),
+    ("mcp_server", _oauth(scopes=["a b"]), "streamable_http.oauth.scopes[0]", "one scope"),
+    (
+        "mcp_server",
+        _oauth(headers={"authorization": "x"}),
+        "streamable_http.headers.authorization",
+        "beside oauth",
+    ),
     ("mcp_server", {"streamable_http": {"url": "ftp://x"}}, "streamable_http.url", "http:// or https://"),
     ("agent", {}, "llm", "is missing"),
     ("agent", {"llm": "No Name"}, "llm", "is not a name"),
