@@ -8,10 +8,14 @@ who changes nothing.
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx2
 from google.protobuf.duration_pb2 import Duration
 
 from retinue.client import Client, open_client
@@ -72,10 +76,44 @@ async def call(client: Client, server: str, tool: str, arguments: dict[str, Any]
         print(f"{tool}: {error.message}", file=sys.stderr)
 
 
+def issuer_of(url: str) -> str:
+    """The authorization server that a server's metadata names: an operator knows it, the runner is silent."""
+    parts = urlsplit(url)
+    server = f"{parts.scheme}://{parts.netloc}"
+    known = f"{server}/.well-known/oauth-protected-resource"
+    named = re.search(
+        r'resource_metadata="([^"]+)"', httpx2.post(url, json={}).headers.get("www-authenticate", "")
+    )
+    for place in (*(named.groups() if named else ()), f"{known}{parts.path}", known):
+        answer = httpx2.get(place)
+        if answer.is_success:
+            return str(answer.json()["authorization_servers"][0])
+    return server
+
+
+def oauth_of(url: str) -> mcp_server_pb2.OAuthSettings:
+    """The client that the scenario has registered, or one that its authorization server may know."""
+    context = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}"))
+    settings = mcp_server_pb2.OAuthSettings(
+        issuer=context.get("issuer") or issuer_of(url), client_id=context.get("client_id", "retinue")
+    )
+    key = context.get("private_key_pem")
+    path = Path(os.environ["MCP_CONFORMANCE_SECRETS"], str(os.getpid()))
+    path.write_text(key or context.get("client_secret", "a-secret-of-the-client"))
+    if key:
+        settings.private_key = f"${{file:{path}}}"
+        settings.private_key_algorithm = context["signing_algorithm"]
+    else:
+        settings.client_secret = f"${{file:{path}}}"
+    return settings
+
+
 async def main() -> int:
     """Store the server, list its tools, call them."""
     name = os.environ["MCP_CONFORMANCE_SCENARIO"].replace("/", "-")
     transport = mcp_server_pb2.StreamableHttpTransport(url=sys.argv[1])
+    if name.startswith("auth-"):
+        transport.oauth.CopyFrom(oauth_of(sys.argv[1]))
     component = component_pb2.Component(
         kind=component_pb2.COMPONENT_KIND_MCP_SERVER,
         name=name,

@@ -21,6 +21,7 @@ from retinue_mcp_host.model import (
     Elicitation,
     ElicitationAnswer,
     HttpTransport,
+    OAuth,
     Progress,
     SamplingAnswer,
     ServerRequest,
@@ -42,6 +43,7 @@ CALL_TIMEOUT_S = 60.0
 IDLE_TIMEOUT_S = 300.0
 MAX_CONCURRENT_CALLS = 64
 MAX_QUEUED_CALLS = 1000
+OAUTH_ALGORITHM = "RS256"
 """Where a server's config says nothing; as its proto says."""
 
 MAX_RESPONSE_BYTES = 1024 * 1024
@@ -63,9 +65,10 @@ def spec_from_component(component: component_pb2.Component) -> ServerSpec:
         transport = StdioTransport(stdio.command, tuple(stdio.args), dict(stdio.env), stdio.cwd)
     elif spec.HasField("streamable_http"):
         http = spec.streamable_http
-        transport = HttpTransport(http.url, dict(http.headers), _tls(http.tls))
+        transport = HttpTransport(http.url, dict(http.headers), _tls(http.tls), _oauth(http))
     elif spec.HasField("sse"):
-        transport = SseTransport(spec.sse.url, dict(spec.sse.headers), _tls(spec.sse.tls))
+        sse = spec.sse
+        transport = SseTransport(sse.url, dict(sse.headers), _tls(sse.tls), _oauth(sse))
     else:
         raise ComponentInvalidError(
             f"MCP server {component.name} has no transport: set stdio, streamable_http or sse",
@@ -90,6 +93,20 @@ def spec_from_component(component: component_pb2.Component) -> ServerSpec:
 
 def _tls(tls: mcp_server_pb2.TlsSettings) -> TlsFiles:
     return TlsFiles(tls.ca_file, tls.cert_file, tls.key_file)
+
+
+def _oauth(http: mcp_server_pb2.StreamableHttpTransport | mcp_server_pb2.SseTransport) -> OAuth | None:
+    if not http.HasField("oauth"):
+        return None
+    oauth = http.oauth
+    return OAuth(
+        issuer=oauth.issuer,
+        client_id=oauth.client_id,
+        client_secret=oauth.client_secret,
+        private_key=oauth.private_key,
+        algorithm=oauth.private_key_algorithm or OAUTH_ALGORITHM,
+        scopes=tuple(oauth.scopes),
+    )
 
 
 def _file_uri(root: str) -> str:

@@ -17,6 +17,17 @@ class SessionLostError(McpServerUnavailableError):
     """The server has forgotten the session and not taken the request: it can be sent again on a new one."""
 
 
+class SaysWhyError(Exception):
+    """A transport's error whose message says by itself why a server can not be used."""
+
+
+def why_unreachable(error: BaseException) -> str:
+    """What to say of a server to which a request could not be sent."""
+    if isinstance(error, SaysWhyError):
+        return str(error)
+    return f"cannot be reached: {type(error).__name__}: {error}"
+
+
 def no_stderr(max_bytes: int) -> str:
     """What a server says on stderr that runs elsewhere, or was not started."""
     del max_bytes

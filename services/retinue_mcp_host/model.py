@@ -37,6 +37,23 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class OAuth:
+    """How a token for a server is asked for, with the grant client_credentials."""
+
+    issuer: str
+    """The authorization server: the client's secret goes to no other."""
+    client_id: str
+    client_secret: str = field(default="", repr=False)
+    """A secret reference, not yet resolved; this or private_key."""
+    private_key: str = field(default="", repr=False)
+    """The same, to a key in PEM."""
+    algorithm: str = "RS256"
+    """How private_key signs."""
+    scopes: tuple[str, ...] = ()
+    """Empty: what the server, or its authorization server, names."""
+
+
+@dataclass(frozen=True, slots=True)
 class HttpTransport:
     """A server elsewhere that speaks streamable HTTP."""
 
@@ -44,6 +61,7 @@ class HttpTransport:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Secret references, not yet resolved."""
     tls: TlsFiles = TlsFiles()
+    oauth: OAuth | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +72,7 @@ class SseTransport:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Secret references, not yet resolved."""
     tls: TlsFiles = TlsFiles()
+    oauth: OAuth | None = None
 
 
 @dataclass(frozen=True, slots=True)

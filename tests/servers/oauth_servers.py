@@ -90,6 +90,8 @@ class Guard:
         self.url = ""
         self.scope = ""
         """What a refusal says that is needed; empty where it says nothing."""
+        self.insists = False
+        """Whether a token that was asked for without the scope is refused, with 403."""
         self.refused = 0
         self.resource = ""
         """What its metadata says it is; its url where it is empty."""
@@ -105,7 +107,11 @@ class Guard:
         elif scope["path"].startswith("/.well-known/"):
             await Response(status_code=404)(scope, receive, send)
         elif self._is_allowed(dict(scope["headers"]).get(b"authorization", b"").decode()):
-            await self._inner(scope, receive, send)
+            if self.insists and self.scope not in self._authorization.forms[-1].get("scope", "").split():
+                said = f'Bearer error="insufficient_scope", scope="{self.scope}"'
+                await Response(status_code=403, headers={"WWW-Authenticate": said})(scope, receive, send)
+            else:
+                await self._inner(scope, receive, send)
         else:
             self.refused += 1
             wanted = f', scope="{self.scope}"' if self.scope else ""

@@ -1,13 +1,15 @@
 """The HTTP client of a connection to a server elsewhere: headers, TLS, address, what it tells and bounds."""
 
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import httpx2
 
 from retinue.errors import ComponentInvalidError
 from retinue_kit.secrets import resolve_secret
 from retinue_mcp_host.connections.notices import Notices
+from retinue_mcp_host.connections.oauth import BearerAuth, Tokens
+from retinue_mcp_host.connections.oauth_requests import OAuthRequests
 from retinue_mcp_host.connections.pinning import Pin, PinnedTransport, look_up
 from retinue_mcp_host.connections.session import Wire
 from retinue_mcp_host.connections.tls import tls_context
@@ -19,8 +21,6 @@ HTTP_WRITE_S = 30.0
 
 NOT_THERE = frozenset({502, 503, 504})
 """What a proxy answers for a server that is not there."""
-TOO_LONG = "more bytes than a message may have"
-"""How reading an answer ends that is too long."""
 
 
 async def http_client(
@@ -47,15 +47,34 @@ async def http_client(
     if notices.log is not None:
         notices.log.hide(secrets)
     verify = tls_context(spec, transport.tls) if transport.tls != TlsFiles() else True
+    auth = await _auth(spec, transport, name, secrets, verify, on_failure)
     # The environment's proxies and netrc are not config; a redirect could lead past the allowed hosts.
     return httpx2.AsyncClient(
         transport=_WatchedTransport(await look_up(spec, transport.url), on_failure, verify),
         headers=headers,
+        auth=auth,
         timeout=httpx2.Timeout(connect=HTTP_CONNECT_S, write=HTTP_WRITE_S, read=None, pool=None),
         trust_env=False,
         follow_redirects=False,
         event_hooks={"response": [on_response] if on_response else []},
     )
+
+
+async def _auth(
+    spec: ServerSpec,
+    transport: HttpTransport | SseTransport,
+    name: str,
+    secrets: list[str],
+    verify: ssl.SSLContext | bool,
+    on_failure: Callable[[httpx2.TransportError], None],
+) -> BearerAuth | None:
+    if transport.oauth is None:
+        return None
+    field = f"{name}.oauth"
+    requests = OAuthRequests(spec, transport.url, field, transport.oauth, verify)
+    tokens = Tokens(transport.url, transport.oauth, field, requests, secrets)
+    await requests.check()
+    return BearerAuth(transport.url, tokens, on_failure)
 
 
 def _header(spec: ServerSpec, field: str, value: str, secrets: list[str]) -> str:
@@ -95,23 +114,3 @@ class _WatchedTransport(PinnedTransport):
             if request.method == "POST":
                 self._on_failure(error)
             raise
-
-
-class BoundedStream(httpx2.AsyncByteStream):
-    """The body of an answer, which the SDK would read however long it is. Raises httpx2.StreamError."""
-
-    def __init__(self, stream: httpx2.SyncByteStream | httpx2.AsyncByteStream, max_bytes: int) -> None:
-        assert isinstance(stream, httpx2.AsyncByteStream)  # noqa: S101 - an async client's
-        self._stream = stream
-        self._left = max_bytes
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            self._left -= len(chunk)
-            if self._left < 0:
-                raise httpx2.StreamError(TOO_LONG)
-            yield chunk
-
-    async def aclose(self) -> None:
-        """Close the connection or give it back."""
-        await self._stream.aclose()

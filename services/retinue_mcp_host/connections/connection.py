@@ -15,7 +15,7 @@ from retinue_mcp_host.connections.known_tools import KnownTools
 from retinue_mcp_host.connections.notices import Notices
 from retinue_mcp_host.connections.revisions import Revisions
 from retinue_mcp_host.connections.slots import CallSlots
-from retinue_mcp_host.failures import SessionLostError, unavailable
+from retinue_mcp_host.failures import SessionLostError, unavailable, why_unreachable
 from retinue_mcp_host.model import (
     ConnectionKey,
     Limits,
@@ -193,7 +193,7 @@ class Connection:
     def _unavailable(self, error: BaseException) -> RetinueError:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        return unavailable(self.spec, f"cannot be reached: {type(error).__name__}: {error}")
+        return unavailable(self.spec, why_unreachable(error))
 
     def _touch(self) -> None:
         self._last_used = asyncio.get_running_loop().time()

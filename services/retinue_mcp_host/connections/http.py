@@ -33,7 +33,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from retinue_mcp_host.calls.server_requests import Outcome, RefusedError
-from retinue_mcp_host.connections.client import NOT_THERE, TOO_LONG, BoundedStream, http_client
+from retinue_mcp_host.connections.bounded import TOO_LONG, BoundedStream
+from retinue_mcp_host.connections.client import NOT_THERE, http_client
 from retinue_mcp_host.connections.negotiation import OfferingSession, negotiate
 from retinue_mcp_host.connections.notices import Notices
 from retinue_mcp_host.connections.offer import Offer, current_caller
@@ -45,7 +46,7 @@ from retinue_mcp_host.connections.session import (
     error_from_mcp,
     open_session_on,
 )
-from retinue_mcp_host.failures import connect_timeout, no_stderr
+from retinue_mcp_host.failures import connect_timeout, no_stderr, why_unreachable
 from retinue_mcp_host.model import (
     HttpTransport,
     Limits,
@@ -174,7 +175,7 @@ class HttpWire:
 
     def note_failure(self, error: httpx2.TransportError) -> None:
         """Remember why the server could not be reached; the SDK ends the connection by itself."""
-        self._gone = f"cannot be reached: {type(error).__name__}: {error}"
+        self._gone = why_unreachable(error)
         self._on_gone()
 
     def log_from(self, level: str) -> None:

@@ -22,7 +22,7 @@ from retinue_mcp_host.connections.rpc import JsonRpc
 from retinue_mcp_host.connections.session import SESSION_LOST, Session, error_from_mcp, open_session_on
 from retinue_mcp_host.connections.sse_events import SseEvents
 from retinue_mcp_host.connections.wire import RpcWire
-from retinue_mcp_host.failures import connect_timeout
+from retinue_mcp_host.failures import connect_timeout, why_unreachable
 from retinue_mcp_host.model import Limits, ServerSpec, SseTransport
 
 POST_S = 30.0
@@ -104,7 +104,7 @@ class SseRpc(JsonRpc):
 
     def note_failure(self, error: httpx2.TransportError) -> None:
         """Take note that the server could not be reached."""
-        self._lose(f"cannot be reached: {type(error).__name__}: {error}")
+        self._lose(why_unreachable(error))
 
     def _lose(self, why: str, code: int = CONNECTION_CLOSED) -> None:
         self._why_gone = self._why_gone or why
@@ -125,7 +125,7 @@ class SseRpc(JsonRpc):
                     self._events.feed(data)
             self._lose("closed its stream of events")
         except httpx2.HTTPError as error:
-            self._lose(f"cannot be reached: {type(error).__name__}: {error}")
+            self._lose(why_unreachable(error))
 
     def _is_stream(self, response: httpx2.Response) -> bool:
         status = response.status_code

@@ -166,11 +166,11 @@ class ServerLog:
     def __init__(self, ring: LogRing, scope: str) -> None:
         self._ring = ring
         self._scope = scope
-        self._secrets: tuple[str, ...] = ()
+        self._secrets: list[Sequence[str]] = []
 
     def hide(self, secrets: Sequence[str]) -> None:
-        """Never show these."""
-        self._secrets = (*self._secrets, *secrets)
+        """Never show these, nor what is added to them later."""
+        self._secrets.append(secrets)
 
     def add(self, level: str, logger: str, message: str) -> None:
         """Take an MCP log message; `level` is MCP's word, `message` its data as text, else as JSON."""
@@ -183,7 +183,8 @@ class ServerLog:
             self._append("", "", line)
 
     def _append(self, level: str, logger: str, message: str) -> None:
-        message = hide_values(message, self._secrets)
+        for secrets in self._secrets:
+            message = hide_values(message, secrets)
         if len(message) > MAX_MESSAGE_CHARS:
             message = message[:MAX_MESSAGE_CHARS] + "…"
         self._ring.append(LogEntry(time.time_ns() // 1000, level, logger, message, self._scope))

@@ -7,6 +7,7 @@ from retinue_kit.allowed_hosts import Reach
 from retinue_kit.secrets import REFERENCE
 
 _KIND = "mcp_server"
+_OAUTH_SECRETS = ("client_secret", "private_key")
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
 
 
@@ -22,7 +23,11 @@ def secret_fields(spec: McpServerSpec) -> dict[str, str]:
     transport = spec.WhichOneof("transport")
     if transport is None:
         return {}
-    return {f"{transport}.headers.{name}": text for name, text in getattr(spec, transport).headers.items()}
+    http = getattr(spec, transport)
+    oauth = {name: text for name in _OAUTH_SECRETS if (text := getattr(http.oauth, name))}
+    return {f"{transport}.headers.{name}": text for name, text in http.headers.items()} | {
+        f"{transport}.oauth.{name}": text for name, text in oauth.items()
+    }
 
 
 def check_rules(component: Component, allowed: Allowed) -> Reach | None:

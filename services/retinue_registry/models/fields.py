@@ -113,8 +113,8 @@ def broken_text(text: str) -> str | None:
     """What is wrong with a text that is no secret; None where nothing is."""
     if found := _REFERENCE_START.search(text):
         return (
-            f"holds {found.group()}…}}, and references are only allowed in secret fields: api_key, and "
-            "the values of headers and env"
+            f"holds {found.group()}…}}, and references are only allowed in secret fields: api_key, "
+            "client_secret, private_key, and the values of headers and env"
         )
     return "must not hold a NUL character" if "\0" in text else None
 

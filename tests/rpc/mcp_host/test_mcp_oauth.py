@@ -9,7 +9,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from retinue.errors import ComponentNotAllowedError, McpServerUnavailableError
+from retinue.errors import (
+    ComponentNotAllowedError,
+    McpRequestRefusedError,
+    McpServerUnavailableError,
+    SecretNotFoundError,
+)
+from retinue.mcphost.v1 import service_pb2, service_pb2_grpc
 from retinue.registry.v1 import mcp_server_pb2
 from tests.servers.oauth_servers import CLIENT, SECRET, Protected, serve_protected
 
@@ -85,6 +91,31 @@ async def test_scopes_are_the_configured_ones_else_those_that_the_server_names(
     assert protected.authorization.shown == ["", ""], "post where the metadata says so"
 
 
+async def test_a_scope_that_a_call_needs_is_asked_for_too_unless_the_config_says_which(
+    host: Host, protected: Protected
+) -> None:
+    protected.guard.scope = "tools.read"
+    put(host, protected)
+    await host.call("web", "hello")
+    protected.guard.scope, protected.guard.insists = "tools.call", True
+    await host.call("web", "hello")
+    asked = [form["scope"] for form in protected.authorization.forms]
+    assert asked == ["tools.read", "tools.read tools.call"]
+    put(host, protected, scopes=["tools.read"])
+    with pytest.raises(McpRequestRefusedError, match="HTTP status 403"):
+        await host.call("web", "hello")
+    assert len(protected.authorization.forms) == 3
+
+
+async def test_its_secrets_are_checked_like_others(host: Host, protected: Protected) -> None:
+    put(host, protected, client_secret="${env:NOT_THERE}")
+    stub = service_pb2_grpc.McpServerServiceStub(host.channel.channel)
+    answer = await stub.CheckSecrets(service_pb2.CheckSecretsRequest(namespace="default"))
+    assert [each.field for each in answer.problems] == ["streamable_http.oauth.client_secret"]
+    with pytest.raises(SecretNotFoundError, match="NOT_THERE"):
+        await host.call("web", "hello")
+
+
 async def test_a_key_signs_what_the_client_shows(host: Host, protected: Protected, tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     path = tmp_path / "client.pem"
@@ -113,7 +144,9 @@ async def test_a_wrong_secret_is_a_typed_error_that_does_not_show_it(
     for methods in (None, ["client_secret_post"]):
         protected.authorization.methods = methods
         put(host, protected)
-        with pytest.raises(McpServerUnavailableError, match="invalid_client") as caught:
+        with pytest.raises(
+            McpServerUnavailableError, match=r"web has no OAuth token: http.*invalid_client"
+        ) as caught:
             await host.call("web", "hello")
         said = str(caught.value) + str(caught.value.facts) + "".join(capfd.readouterr())
         assert "***" in said

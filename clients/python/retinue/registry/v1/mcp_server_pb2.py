@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$retinue/registry/v1/mcp_server.proto\x12\x13retinue.registry.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa3\x01\n\x0eStdioTransport\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x39\n\x03\x65nv\x18\x03 \x03(\x0b\x32,.retinue.registry.v1.StdioTransport.EnvEntry\x12\x0b\n\x03\x63wd\x18\x04 \x01(\t\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd1\x01\n\x17StreamableHttpTransport\x12\x0b\n\x03url\x18\x01 \x01(\t\x12J\n\x07headers\x18\x02 \x03(\x0b\x32\x39.retinue.registry.v1.StreamableHttpTransport.HeadersEntry\x12-\n\x03tls\x18\x03 \x01(\x0b\x32 .retinue.registry.v1.TlsSettings\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbb\x01\n\x0cSseTransport\x12\x0b\n\x03url\x18\x01 \x01(\t\x12?\n\x07headers\x18\x02 \x03(\x0b\x32..retinue.registry.v1.SseTransport.HeadersEntry\x12-\n\x03tls\x18\x03 \x01(\x0b\x32 .retinue.registry.v1.TlsSettings\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x0bTlsSettings\x12\x0f\n\x07\x63\x61_file\x18\x01 \x01(\t\x12\x11\n\tcert_file\x18\x02 \x01(\t\x12\x10\n\x08key_file\x18\x03 \x01(\t\"\xfa\x04\n\rMcpServerSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x34\n\x05stdio\x18\x02 \x01(\x0b\x32#.retinue.registry.v1.StdioTransportH\x00\x12G\n\x0fstreamable_http\x18\x03 \x01(\x0b\x32,.retinue.registry.v1.StreamableHttpTransportH\x00\x12\x30\n\x03sse\x18\x08 \x01(\x0b\x32!.retinue.registry.v1.SseTransportH\x00\x12\x32\n\x0f\x63onnect_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63\x61ll_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cidle_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0e\x61llow_sampling\x18\x07 \x01(\x08H\x01\x88\x01\x01\x12/\n\x05scope\x18\t \x01(\x0e\x32 .retinue.registry.v1.ServerScope\x12\x14\n\x07prewarm\x18\n \x01(\x08H\x02\x88\x01\x01\x12!\n\x14max_concurrent_calls\x18\x0b \x01(\x05H\x03\x88\x01\x01\x12\x1d\n\x10max_queued_calls\x18\x0c \x01(\x05H\x04\x88\x01\x01\x12\r\n\x05roots\x18\r \x03(\tB\x0b\n\ttransportB\x11\n\x0f_allow_samplingB\n\n\x08_prewarmB\x17\n\x15_max_concurrent_callsB\x13\n\x11_max_queued_calls*t\n\x0bServerScope\x12\x1c\n\x18SERVER_SCOPE_UNSPECIFIED\x10\x00\x12\x17\n\x13SERVER_SCOPE_SHARED\x10\x01\x12\x18\n\x14SERVER_SCOPE_SESSION\x10\x02\x12\x14\n\x10SERVER_SCOPE_RUN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$retinue/registry/v1/mcp_server.proto\x12\x13retinue.registry.v1\x1a\x1egoogle/protobuf/duration.proto\"\xa3\x01\n\x0eStdioTransport\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x39\n\x03\x65nv\x18\x03 \x03(\x0b\x32,.retinue.registry.v1.StdioTransport.EnvEntry\x12\x0b\n\x03\x63wd\x18\x04 \x01(\t\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x84\x02\n\x17StreamableHttpTransport\x12\x0b\n\x03url\x18\x01 \x01(\t\x12J\n\x07headers\x18\x02 \x03(\x0b\x32\x39.retinue.registry.v1.StreamableHttpTransport.HeadersEntry\x12-\n\x03tls\x18\x03 \x01(\x0b\x32 .retinue.registry.v1.TlsSettings\x12\x31\n\x05oauth\x18\x04 \x01(\x0b\x32\".retinue.registry.v1.OAuthSettings\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xee\x01\n\x0cSseTransport\x12\x0b\n\x03url\x18\x01 \x01(\t\x12?\n\x07headers\x18\x02 \x03(\x0b\x32..retinue.registry.v1.SseTransport.HeadersEntry\x12-\n\x03tls\x18\x03 \x01(\x0b\x32 .retinue.registry.v1.TlsSettings\x12\x31\n\x05oauth\x18\x04 \x01(\x0b\x32\".retinue.registry.v1.OAuthSettings\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x01\n\rOAuthSettings\x12\x0e\n\x06issuer\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x15\n\rclient_secret\x18\x03 \x01(\t\x12\x13\n\x0bprivate_key\x18\x04 \x01(\t\x12\x1d\n\x15private_key_algorithm\x18\x05 \x01(\t\x12\x0e\n\x06scopes\x18\x06 \x03(\t\"C\n\x0bTlsSettings\x12\x0f\n\x07\x63\x61_file\x18\x01 \x01(\t\x12\x11\n\tcert_file\x18\x02 \x01(\t\x12\x10\n\x08key_file\x18\x03 \x01(\t\"\xfa\x04\n\rMcpServerSpec\x12\x13\n\x0b\x64\x65scription\x18\x01 \x01(\t\x12\x34\n\x05stdio\x18\x02 \x01(\x0b\x32#.retinue.registry.v1.StdioTransportH\x00\x12G\n\x0fstreamable_http\x18\x03 \x01(\x0b\x32,.retinue.registry.v1.StreamableHttpTransportH\x00\x12\x30\n\x03sse\x18\x08 \x01(\x0b\x32!.retinue.registry.v1.SseTransportH\x00\x12\x32\n\x0f\x63onnect_timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63\x61ll_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cidle_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1b\n\x0e\x61llow_sampling\x18\x07 \x01(\x08H\x01\x88\x01\x01\x12/\n\x05scope\x18\t \x01(\x0e\x32 .retinue.registry.v1.ServerScope\x12\x14\n\x07prewarm\x18\n \x01(\x08H\x02\x88\x01\x01\x12!\n\x14max_concurrent_calls\x18\x0b \x01(\x05H\x03\x88\x01\x01\x12\x1d\n\x10max_queued_calls\x18\x0c \x01(\x05H\x04\x88\x01\x01\x12\r\n\x05roots\x18\r \x03(\tB\x0b\n\ttransportB\x11\n\x0f_allow_samplingB\n\n\x08_prewarmB\x17\n\x15_max_concurrent_callsB\x13\n\x11_max_queued_calls*t\n\x0bServerScope\x12\x1c\n\x18SERVER_SCOPE_UNSPECIFIED\x10\x00\x12\x17\n\x13SERVER_SCOPE_SHARED\x10\x01\x12\x18\n\x14SERVER_SCOPE_SESSION\x10\x02\x12\x14\n\x10SERVER_SCOPE_RUN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,22 +38,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMABLEHTTPTRANSPORT_HEADERSENTRY']._serialized_options = b'8\001'
   _globals['_SSETRANSPORT_HEADERSENTRY']._loaded_options = None
   _globals['_SSETRANSPORT_HEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_SERVERSCOPE']._serialized_start=1367
-  _globals['_SERVERSCOPE']._serialized_end=1483
+  _globals['_SERVERSCOPE']._serialized_start=1613
+  _globals['_SERVERSCOPE']._serialized_end=1729
   _globals['_STDIOTRANSPORT']._serialized_start=94
   _globals['_STDIOTRANSPORT']._serialized_end=257
   _globals['_STDIOTRANSPORT_ENVENTRY']._serialized_start=215
   _globals['_STDIOTRANSPORT_ENVENTRY']._serialized_end=257
   _globals['_STREAMABLEHTTPTRANSPORT']._serialized_start=260
-  _globals['_STREAMABLEHTTPTRANSPORT']._serialized_end=469
-  _globals['_STREAMABLEHTTPTRANSPORT_HEADERSENTRY']._serialized_start=423
-  _globals['_STREAMABLEHTTPTRANSPORT_HEADERSENTRY']._serialized_end=469
-  _globals['_SSETRANSPORT']._serialized_start=472
-  _globals['_SSETRANSPORT']._serialized_end=659
-  _globals['_SSETRANSPORT_HEADERSENTRY']._serialized_start=423
-  _globals['_SSETRANSPORT_HEADERSENTRY']._serialized_end=469
-  _globals['_TLSSETTINGS']._serialized_start=661
-  _globals['_TLSSETTINGS']._serialized_end=728
-  _globals['_MCPSERVERSPEC']._serialized_start=731
-  _globals['_MCPSERVERSPEC']._serialized_end=1365
+  _globals['_STREAMABLEHTTPTRANSPORT']._serialized_end=520
+  _globals['_STREAMABLEHTTPTRANSPORT_HEADERSENTRY']._serialized_start=474
+  _globals['_STREAMABLEHTTPTRANSPORT_HEADERSENTRY']._serialized_end=520
+  _globals['_SSETRANSPORT']._serialized_start=523
+  _globals['_SSETRANSPORT']._serialized_end=761
+  _globals['_SSETRANSPORT_HEADERSENTRY']._serialized_start=474
+  _globals['_SSETRANSPORT_HEADERSENTRY']._serialized_end=520
+  _globals['_OAUTHSETTINGS']._serialized_start=764
+  _globals['_OAUTHSETTINGS']._serialized_end=905
+  _globals['_TLSSETTINGS']._serialized_start=907
+  _globals['_TLSSETTINGS']._serialized_end=974
+  _globals['_MCPSERVERSPEC']._serialized_start=977
+  _globals['_MCPSERVERSPEC']._serialized_end=1611
 # @@protoc_insertion_point(module_scope)

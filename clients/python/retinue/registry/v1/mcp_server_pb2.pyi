@@ -141,6 +141,7 @@ class StreamableHttpTransport(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     TLS_FIELD_NUMBER: _builtins.int
+    OAUTH_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """Its address, `https://example.com/mcp`."""
     @_builtins.property
@@ -153,16 +154,21 @@ class StreamableHttpTransport(_message.Message):
         none where it is not set.
         """
 
+    @_builtins.property
+    def oauth(self) -> Global___OAuthSettings:
+        """How the host gets a token for it; it gets none where it is not set."""
+
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tls: Global___TlsSettings | None = ...,
+        oauth: Global___OAuthSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["tls", b"tls"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oauth", b"oauth", "tls", b"tls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "tls", b"tls", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "oauth", b"oauth", "tls", b"tls", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -199,6 +205,7 @@ class SseTransport(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     TLS_FIELD_NUMBER: _builtins.int
+    OAUTH_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """The address of its stream of events, `https://example.com/sse`."""
     @_builtins.property
@@ -209,20 +216,83 @@ class SseTransport(_message.Message):
     def tls(self) -> Global___TlsSettings:
         """As in streamable HTTP."""
 
+    @_builtins.property
+    def oauth(self) -> Global___OAuthSettings:
+        """As in streamable HTTP."""
+
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tls: Global___TlsSettings | None = ...,
+        oauth: Global___OAuthSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["tls", b"tls"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oauth", b"oauth", "tls", b"tls"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "tls", b"tls", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["headers", b"headers", "oauth", b"oauth", "tls", b"tls", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SseTransport: _TypeAlias = SseTransport  # noqa: Y015
+
+@_typing.final
+class OAuthSettings(_message.Message):
+    """How the host gets a token for a server from its authorization server, as
+    itself and with no person: OAuth's grant `client_credentials`. The server's
+    url and the issuer begin with https://, or name this machine.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_SECRET_FIELD_NUMBER: _builtins.int
+    PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    PRIVATE_KEY_ALGORITHM_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.str
+    """Identifier of the authorization server that knows the client,
+    `https://login.example.com`, exactly as its metadata has it. The client's
+    secret goes to no other, whatever the MCP server says.
+    """
+    client_id: _builtins.str
+    """The name under which it knows the client."""
+    client_secret: _builtins.str
+    """Secret value, a reference: `${env:CLIENT_SECRET}`. What the client shows;
+    this or private_key is set.
+    """
+    private_key: _builtins.str
+    """Secret value, a reference: `${file:keys/client.pem}`. A key in PEM without
+    a password, with which the client signs what it shows (`private_key_jwt`).
+    """
+    private_key_algorithm: _builtins.str
+    """How private_key signs: RS256, RS384, RS512, PS256, PS384, PS512, ES256,
+    ES384, ES512 or EdDSA. RS256 where it is not set.
+    """
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Scopes to ask for; those that the server, or its authorization server,
+        names where there are none.
+        """
+
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        client_secret: _builtins.str = ...,
+        private_key: _builtins.str = ...,
+        private_key_algorithm: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "client_secret", b"client_secret", "issuer", b"issuer", "private_key", b"private_key", "private_key_algorithm", b"private_key_algorithm", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OAuthSettings: _TypeAlias = OAuthSettings  # noqa: Y015
 
 @_typing.final
 class TlsSettings(_message.Message):

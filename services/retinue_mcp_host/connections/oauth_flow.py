@@ -1,0 +1,177 @@
+"""How one token is asked for: the SDK's flow, its requests sent by us, and what to say where it fails."""
+
+import logging
+from typing import Final, NamedTuple
+
+import httpx2
+import jwt
+import orjson
+from mcp.client.auth import OAuthClientProvider, OAuthFlowError, oauth2
+from mcp.client.auth.extensions.client_credentials import (
+    ClientCredentialsOAuthProvider,
+    PrivateKeyJWTOAuthProvider,
+    SignedJWTParameters,
+)
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
+from mcp_types import LATEST_PROTOCOL_VERSION
+
+from retinue_mcp_host.connections.oauth_requests import OAuthRequests
+from retinue_mcp_host.model import OAuth
+
+_UNAUTHORIZED = 401
+_POST: Final = "client_secret_post"
+
+# It logs what the authorization server answers as it is, which may repeat the secret; the error says it.
+logging.getLogger(oauth2.__name__).addFilter(lambda _: False)
+
+
+class Shown(NamedTuple):
+    """What a client shows of itself."""
+
+    oauth: OAuth
+    client_secret: str
+    """The value; empty where it has a key."""
+    private_key: str
+    """In PEM."""
+
+
+class Flow:
+    """One run of the SDK's flow, beside the requests to the server: its own way holds a lock during each."""
+
+    def __init__(self, url: str, shown: Shown, scope: str | None, requests: OAuthRequests) -> None:
+        self._url = url
+        self._provider = _provider(url, shown, scope)
+        self._requests = requests
+        self._issuer = shown.oauth.issuer
+        self._answer: httpx2.Response | None = None
+        """The last of the token endpoint."""
+
+    async def token(self, challenge: str) -> OAuthToken:
+        """A token; `challenge` is the WWW-Authenticate that wants it, empty where the server sent none.
+
+        Raises OAuthFlowError, httpx2.HTTPError, ValueError, OverflowError, RetinueError.
+        """
+        headers = {MCP_PROTOCOL_VERSION_HEADER: LATEST_PROTOCOL_VERSION}
+        probe = httpx2.Request("POST", self._url, headers=headers)
+        response = httpx2.Response(
+            _UNAUTHORIZED, headers={"WWW-Authenticate": challenge} if challenge else {}, request=probe
+        )
+        flow = self._provider.async_auth_flow(probe)
+        try:
+            await anext(flow)
+            while (request := await flow.asend(response)) is not probe:
+                response = await self._requests.send(request)
+                self._answer = response if request.method == "POST" else None
+        finally:
+            await flow.aclose()
+        token = self._provider.context.current_tokens
+        if token is None or not (token.access_token.isascii() and token.access_token.isprintable()):
+            raise OAuthFlowError("no token that a header can carry")
+        return token
+
+    def why(self, error: Exception) -> str:
+        """What to say of a flow that failed."""
+        if self._answer is None:
+            return str(error).partition("\n")[0]
+        if self._answer.is_success:
+            return f"what {self._issuer} answered is no token"
+        said = _error_of(self._answer.content)
+        what = f": {said}" if said else ""
+        return f"{self._issuer} refused, with HTTP status {self._answer.status_code}{what}"
+
+
+def _error_of(content: bytes) -> str:
+    """What an answer of a token endpoint says, as RFC 6749, 5.2 has it; empty where it says nothing so."""
+    try:
+        answer = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(answer, dict):
+        return ""
+    said = [each for name in ("error", "error_description") if isinstance(each := answer.get(name), str)]
+    return ": ".join(said)
+
+
+class _SecretClient(ClientCredentialsOAuthProvider):
+    """Shows its secret as the authorization server takes it, and asks for the scopes that were chosen."""
+
+    async def _perform_authorization(self) -> httpx2.Request:
+        context, fixed = self.context, self._fixed_client_info
+        # The SDK puts the server's wish in the place of what it was given.
+        context.client_metadata.scope = fixed.scope or context.client_metadata.scope
+        known = (
+            context.oauth_metadata.token_endpoint_auth_methods_supported if context.oauth_metadata else None
+        )
+        # RFC 8414, 2: basic where the metadata says nothing.
+        if known and "client_secret_basic" not in known and _POST in known:
+            fixed.token_endpoint_auth_method = _POST
+        return await super()._perform_authorization()
+
+
+class _KeyClient(PrivateKeyJWTOAuthProvider):
+    """Signs with its key, and asks for the scopes that were chosen."""
+
+    async def _perform_authorization(self) -> httpx2.Request:
+        self.context.client_metadata.scope = (
+            self._fixed_client_info.scope or self.context.client_metadata.scope
+        )
+        return await super()._perform_authorization()
+
+
+def _provider(url: str, shown: Shown, scope: str | None) -> OAuthClientProvider:
+    oauth = shown.oauth
+    if shown.private_key:
+        return _KeyClient(
+            url,
+            storage=_Storage(),
+            client_id=oauth.client_id,
+            assertion_provider=_Signer(shown).sign,
+            scope=scope,
+            issuer=oauth.issuer,
+        )
+    return _SecretClient(
+        url,
+        storage=_Storage(),
+        client_id=oauth.client_id,
+        client_secret=shown.client_secret,
+        scope=scope,
+        issuer=oauth.issuer,
+    )
+
+
+class _Signer:
+    """Signs what a client with a key shows, once each."""
+
+    def __init__(self, shown: Shown) -> None:
+        self._algorithm = shown.oauth.algorithm
+        self._sign = SignedJWTParameters(
+            issuer=shown.oauth.client_id,
+            subject=shown.oauth.client_id,
+            signing_key=shown.private_key,
+            signing_algorithm=self._algorithm,
+        ).create_assertion_provider()
+
+    async def sign(self, audience: str) -> str:
+        """What is shown to an authorization server. Raises OAuthFlowError."""
+        try:
+            return await self._sign(audience)
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise OAuthFlowError(f"private_key cannot sign with {self._algorithm}: {what}") from None
+
+
+class _Storage:
+    """Empty: a provider lives for one token, which its context has."""
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return None
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        _ = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return None
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        _ = client_info
