@@ -17,7 +17,7 @@ from retinue.registry.v1 import component_pb2
 from retinue_cli.__main__ import main
 from retinue_registry.convert import fill
 from tests.rpc.registry.serving import agent, llm
-from tests.unit.registry.test_fields import FULL, HTTP, MINIMAL, SSE
+from tests.unit.registry.full_specs import FULL, HTTP, MINIMAL, SSE
 
 from .cli_project import BOUND_S
 

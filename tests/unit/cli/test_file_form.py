@@ -11,7 +11,7 @@ from retinue.registry.v1 import component_pb2
 from retinue_cli.file_form import component_form, file_form, to_yaml
 from retinue_registry.convert import SPECS, fill
 from retinue_registry.files.yaml_tree import read_yaml
-from tests.unit.registry.test_fields import FULL, HTTP, SSE
+from tests.unit.registry.full_specs import FULL, HTTP, SSE
 
 # What YAML might take for something else, beside any text.
 TEXTS = (

@@ -20,7 +20,7 @@ from retinue_registry.files import source_file
 from retinue_registry.kinds import KINDS
 from retinue_registry.models.file import FileKeys
 from retinue_registry.validation import check_spec
-from tests.unit.registry.test_fields import FULL
+from tests.unit.registry.full_specs import FULL
 
 ROOT = Path(__file__).parents[3]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retinue_registry.changes.diff import NOT_SET, Difference, diff
 from retinue_registry.convert import ProtoCodec
 from retinue_registry.validation import field_text
-from tests.unit.registry.test_fields import FULL
+from tests.unit.registry.full_specs import FULL
 
 KEYS = st.sampled_from(["a", "b", "c", "d.e", ""])
 LEAVES = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(-1, 1) | st.text(max_size=2)
