@@ -18,8 +18,8 @@ import uvloop
 
 from bench import model_answers
 
-PACE_S = 0.1
-"""How long the paced scenario thinks."""
+PACE_S = 0.3
+"""How long the paced scenario thinks: as long as quick models do until their first token."""
 CHUNK_S = 0.02
 """How long one chunk of a watched text is after the one before."""
 

@@ -33,7 +33,7 @@ _NOT_FULL = ("paced", "mongodb")
 """Sections that leave cores free."""
 _TITLES = {
     "agent": "agent runs: two model calls, one MCP tool call over stdio",
-    "paced": "agent runs that do not fill a core: the model thinks 100 ms each time",
+    "paced": "agent runs that do not fill a core: the model thinks 300 ms each time",
     "litellm": "agent runs where both ask the model by litellm (target: a ratio of 0.85 in runs/s)",
     "mongodb": "agent runs, durable on MongoDB",
     "text": "text: 200 chunks an answer, counted as the model's chunks, delivered as coalesced deltas",
