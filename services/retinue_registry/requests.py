@@ -1,16 +1,18 @@
 """Reads the requests of the API: what they name, and drafts from the components that they bring."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from retinue.errors import ComponentInvalidError, InvalidArgumentError, Violation
+from retinue.errors import InvalidArgumentError, Violation
 from retinue.registry.v1 import component_pb2, service_pb2
 from retinue_registry.catalog import Filter
 from retinue_registry.changes.changing import Prune
 from retinue_registry.changes.first_answers import Asked
+from retinue_registry.changes.proposal import Need, Proposal
 from retinue_registry.component import DEFAULT_NAMESPACE, ApiSource, Draft, Key, Layer
 from retinue_registry.convert import SPECS, kind_from_proto, message_place, unknown_fields, values_of
+from retinue_registry.kinds import KINDS
 from retinue_registry.models import Spec
 from retinue_registry.models.fields import Broken
 from retinue_registry.validation import check_labels, check_name, check_spec, field_text
@@ -98,19 +100,27 @@ def _invalid_field(field: str, wrong: str) -> InvalidArgumentError:
     return InvalidArgumentError(f"{field} {wrong}", violations=[Violation(field, wrong)])
 
 
-def read_apply(request: service_pb2.ApplyComponentsRequest) -> list[Draft]:
-    """The drafts that an apply brings. Raises ComponentInvalidError with all that is wrong with them."""
+def read_apply(request: service_pb2.ApplyComponentsRequest) -> Proposal:
+    """The set that an apply brings, with what is wrong with each component by itself.
+
+    Raises InvalidArgumentError.
+    """
     namespace = read_namespace(request.namespace)
     drafts: list[Draft] = []
     broken = list(unknown_fields(request))
+    needs: list[Need] = []
+    declared: set[Key] = set()
     for index, component in enumerate(request.components):
-        draft, found = _draft(component, namespace, f"components[{index}]")
+        field = f"components[{index}]"
+        draft, found = _draft(component, namespace, field)
         broken += [Broken(("components", index, *each.place), each.message) for each in found]
         if draft:
             drafts.append(draft)
-    if broken:
-        raise _invalid(broken, request)
-    return drafts
+        elif key := _key(component, namespace):
+            declared.add(key)
+            needs += _needs(component, key, f"{field}.{key.kind}")
+    violations = [Violation(field_text(each.place), each.message) for each in broken]
+    return Proposal(drafts, violations, _facts(broken, request), needs, declared)
 
 
 def _draft(
@@ -144,20 +154,28 @@ def _draft(
     return Draft(key, labels, spec, ApiSource(), f"{field}.{kind}", component.etag), []
 
 
-def _invalid(broken: list[Broken], request: service_pb2.ApplyComponentsRequest) -> ComponentInvalidError:
-    violations = [Violation(field_text(each.place), each.message) for each in broken]
-    first = violations[0]
-    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-    place = broken[0].place
+def _key(component: component_pb2.Component, namespace: str) -> Key | None:
+    """What a wrong component would be, where that can be read."""
+    kind = component.WhichOneof("spec")
+    namespace = component.namespace or namespace
+    if kind is None or kind not in SPECS or check_name(component.name) or check_name(namespace):
+        return None
+    return Key(namespace, kind, component.name)
+
+
+def _needs(component: component_pb2.Component, key: Key, field: str) -> Iterator[Need]:
+    for place, kind, name in KINDS[key.kind].references(values_of(getattr(component, key.kind))):
+        yield Need(f"{field}.{field_text(place)}", Key(key.namespace, kind, name))
+
+
+def _facts(broken: Sequence[Broken], request: service_pb2.ApplyComponentsRequest) -> dict[str, Any]:
+    """Kind and name of the first component that is wrong."""
+    place = broken[0].place if broken else ()
     index = place[1] if len(place) > 1 else None
-    component = request.components[index] if isinstance(index, int) else None
-    kind = (component.WhichOneof("spec") or None) if component else None
-    return ComponentInvalidError(
-        f"{first.field or 'the request'}: {first.description}{more}",
-        violations=violations,
-        kind=kind,
-        name=component.name[:MAX_REQUEST_ID] if component else None,
-    )
+    if not isinstance(index, int):
+        return {}
+    component = request.components[index]
+    return {"kind": component.WhichOneof("spec") or None, "name": component.name[:MAX_REQUEST_ID]}
 
 
 _SOURCES: Mapping[int, type[ApiSource] | Layer | None] = {

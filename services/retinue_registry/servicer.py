@@ -84,8 +84,8 @@ class RegistryServicer(service_pb2_grpc.RegistryServiceServicer):
         """Store a set of components, and delete what is not in it where that is asked for."""
         asked, prune = read_asked(request), read_prune(request)
         # In a thread: the largest schemas and templates take half a second to check.
-        drafts = await asyncio.to_thread(read_apply, request)
-        answer = await self._registry.changing.apply(drafts, asked, prune=prune, dry_run=request.dry_run)
+        proposal = await asyncio.to_thread(read_apply, request)
+        answer = await self._registry.changing.apply(proposal, asked, prune=prune, dry_run=request.dry_run)
         return service_pb2.ApplyComponentsResponse(
             applied=await self._applied(answer, dry_run=request.dry_run),
             revision=answer.revision,

@@ -10,12 +10,12 @@ from retinue_registry.changes.checks import (
     check_circles,
     check_etag,
     check_etags,
-    check_references,
-    check_unique,
+    check_proposal,
 )
 from retinue_registry.changes.first_answers import Answer, Asked
 from retinue_registry.changes.history import History
 from retinue_registry.changes.plan import Outcome, Step, plan_change
+from retinue_registry.changes.proposal import Proposal
 from retinue_registry.changes.removing import Fallback, Removal, check_unused, plan_removal, prunable
 from retinue_registry.circles import where_from
 from retinue_registry.committer import Committer, now_us
@@ -57,21 +57,21 @@ class Changing:
         self._fallback = fallback
 
     async def apply(
-        self, drafts: Sequence[Draft], asked: Asked, *, prune: Prune | None = None, dry_run: bool = False
+        self, proposal: Proposal, asked: Asked, *, prune: Prune | None = None, dry_run: bool = False
     ) -> Answer:
-        """Store drafts, all or none. A request_id that was used is answered as the first time.
+        """Store a set, all or none. A request_id that was used is answered as the first time.
 
         With `dry_run` nothing is stored, and the answer tells what would be. Raises ComponentInvalidError,
         ReferenceNotFoundError, EtagMismatchError, ComponentInUseError, RequestIdReusedError,
         StoreUnavailableError.
         """
-        check_unique(drafts)
+        drafts = proposal.drafts
 
         async def work() -> Answer:
             if not dry_run and (known := await asked.first_answer(self._store)):
                 return known
+            check_proposal(self._catalog, proposal)
             check_etags(self._catalog, drafts)
-            check_references(self._catalog, drafts)
             versions = prunable(self._catalog, asked.namespace, prune.labels, drafts) if prune else ()
             removal = await self._removal(versions, drafts)
             return await self._change(
@@ -118,7 +118,7 @@ class Changing:
             changes = current is None or self._differs(current, draft)
             if current and isinstance(current.source, FileSource) and changes and not take_over:
                 raise _owned(key, current.source, f"change it there, or {_TAKE_OVER}")
-            check_references(self._catalog, [draft])
+            check_proposal(self._catalog, Proposal([draft]))
             return await self._change([draft], Removal((), (), ()), asked, move=take_over)
 
         return await self._committer.run_next(work)

@@ -1,4 +1,4 @@
-"""What must hold before a change by API is stored: etags, references, no circles, each component once."""
+"""What must hold for a change by API: rules, references, no circles, each component once, etags."""
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
@@ -6,6 +6,7 @@ from typing import Any
 
 from retinue.errors import ComponentInvalidError, EtagMismatchError, ReferenceNotFoundError, Violation
 from retinue_registry.catalog import Catalog
+from retinue_registry.changes.proposal import Proposal
 from retinue_registry.circles import (
     draft_needs,
     draft_step,
@@ -19,21 +20,21 @@ from retinue_registry.references import dangling, explain
 from retinue_registry.validation import field_text
 
 
-def check_references(catalog: Catalog, drafts: Sequence[Draft]) -> None:
-    """Raise ReferenceNotFoundError with every reference that neither the catalog nor the drafts can serve."""
-    given = {draft.key for draft in drafts}
-    violations: list[Violation] = []
-    facts: dict[str, Any] = {}
-    for draft, place, missing in dangling(drafts, lambda key: key in given or key in catalog):
-        names = [
-            *catalog.names(missing.namespace, missing.kind),
-            *(key.name for key in given if key.kind == missing.kind),
-        ]
-        violations.append(Violation(f"{draft.field}.{field_text(place)}", explain(missing, names)))
-        facts = facts or {"kind": draft.key.kind, "name": draft.key.name, "missing": str(missing)}
-    if violations:
-        first = violations[0]
-        raise ReferenceNotFoundError(f"{first.field}: {first.description}", violations=violations, **facts)
+def check_proposal(catalog: Catalog, proposal: Proposal) -> None:
+    """Raise ComponentInvalidError or ReferenceNotFoundError with everything that is wrong with a set.
+
+    Circles count here only where something else is wrong: what is deleted or replaced along with the set may
+    open others, or close them.
+    """
+    drafts = proposal.drafts
+    own = [*proposal.violations, *_twice(drafts)]
+    lost, facts = _dangling(catalog, proposal)
+    if own:
+        violations = [*own, *lost, *_circles(catalog, drafts)]
+        raise ComponentInvalidError(_message(violations), violations=violations, **proposal.facts)
+    if lost:
+        violations = [*lost, *_circles(catalog, drafts)]
+        raise ReferenceNotFoundError(_message(violations), violations=violations, **facts)
 
 
 def check_circles(catalog: Catalog, drafts: Sequence[Draft], gone: Collection[Key] = ()) -> None:
@@ -41,6 +42,48 @@ def check_circles(catalog: Catalog, drafts: Sequence[Draft], gone: Collection[Ke
 
     The catalog has none.
     """
+    if violations := _circles(catalog, drafts, gone):
+        raise ComponentInvalidError(_message(violations), violations=violations)
+
+
+def _message(violations: Sequence[Violation]) -> str:
+    first = violations[0]
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    return f"{first.field or 'the request'}: {first.description}{more}"
+
+
+def _twice(drafts: Sequence[Draft]) -> Iterable[Violation]:
+    first: dict[Key, Draft] = {}
+    for draft in drafts:
+        if first.setdefault(draft.key, draft) is not draft:
+            key = draft.key
+            there = first[key].field
+            yield Violation(draft.field, f"the {key.kind} {key.name!r} stands in {there} already")
+
+
+def _dangling(catalog: Catalog, proposal: Proposal) -> tuple[list[Violation], dict[str, Any]]:
+    """The references that neither the catalog nor the set can serve, and facts about the first of a draft."""
+    given = {*(draft.key for draft in proposal.drafts), *proposal.declared}
+
+    def exists(key: Key) -> bool:
+        return key in given or key in catalog
+
+    def violation(field: str, missing: Key) -> Violation:
+        names = [
+            *catalog.names(missing.namespace, missing.kind),
+            *(key.name for key in given if key.kind == missing.kind),
+        ]
+        return Violation(field, explain(missing, names))
+
+    violations = [violation(field, needed) for field, needed in proposal.needs if not exists(needed)]
+    facts: dict[str, Any] = {}
+    for draft, place, missing in dangling(proposal.drafts, exists):
+        violations.append(violation(f"{draft.field}.{field_text(place)}", missing))
+        facts = facts or {"kind": draft.key.kind, "name": draft.key.name, "missing": str(missing)}
+    return violations, facts
+
+
+def _circles(catalog: Catalog, drafts: Sequence[Draft], gone: Collection[Key] = ()) -> list[Violation]:
     given = {draft.key: draft for draft in drafts}
 
     def needs(key: Key) -> Iterable[Key]:
@@ -59,10 +102,7 @@ def check_circles(catalog: Catalog, drafts: Sequence[Draft], gone: Collection[Ke
             if draft := given.get(holder):
                 field = f"{draft.field}.{field_text(draft_step(draft, needed))}"
                 found[holder].append(Violation(field, explain_circle(circle, holder, where)))
-    violations = [each for of_one in found.values() for each in of_one]
-    if violations:
-        first = violations[0]
-        raise ComponentInvalidError(f"{first.field}: {first.description}", violations=violations)
+    return [each for of_one in found.values() for each in of_one]
 
 
 def check_etag(catalog: Catalog, key: Key, etag: str, field: str = "") -> None:
@@ -86,18 +126,3 @@ def check_etags(catalog: Catalog, drafts: Sequence[Draft]) -> None:
     """Raise EtagMismatchError where a draft was made from another version than the current one."""
     for draft in drafts:
         check_etag(catalog, draft.key, draft.etag, draft.field)
-
-
-def check_unique(drafts: Sequence[Draft]) -> None:
-    """Raise ComponentInvalidError where a set names a component twice."""
-    first: dict[Key, Draft] = {}
-    violations = []
-    for draft in drafts:
-        if first.setdefault(draft.key, draft) is not draft:
-            key = draft.key
-            there = first[key].field
-            violations.append(
-                Violation(draft.field, f"the {key.kind} {key.name!r} stands in {there} already")
-            )
-    if violations:
-        raise ComponentInvalidError(violations[0].description, violations=violations)

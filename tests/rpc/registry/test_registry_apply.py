@@ -81,6 +81,36 @@ async def test_every_violation_of_a_set_comes_at_once_and_nothing_is_stored(tmp_
         assert await names(components) == []
 
 
+async def test_rules_references_and_circles_of_a_set_come_at_once(tmp_path: Path) -> None:
+    """References to a component that is wrong itself lead somewhere, and its own are looked at."""
+    around = agent("around", "fast", agents=["back"])
+    back = agent("back", "fast", agents=["around"])
+    async with serving(tmp_path) as components:
+        with pytest.raises(ComponentInvalidError) as caught:
+            await components.apply(
+                [
+                    llm("fast", ""),
+                    agent("wrong", "fats", max_iterations=-1),
+                    agent("lost", "fast", mcp_servers=["gone"]),
+                    around,
+                    back,
+                    server("twice"),
+                    server("twice"),
+                ]
+            )
+        assert [violation.field for violation in caught.value.violations] == [
+            "components[0].llm.model",
+            "components[1].agent.max_iterations",
+            "components[6].mcp_server",
+            "components[1].agent.llm",
+            "components[2].agent.mcp_servers[0]",
+            "components[3].agent.agents[0]",
+            "components[4].agent.agents[0]",
+        ]
+        assert "did you mean fast" in caught.value.violations[3].description
+        assert await names(components) == []
+
+
 async def test_an_error_with_very_many_violations_arrives_and_counts_the_rest(tmp_path: Path) -> None:
     async with serving(tmp_path) as components:
         with pytest.raises(ComponentInvalidError) as caught:

@@ -180,7 +180,7 @@ async def test_a_write_that_was_stored_as_the_database_was_lost_is_shown_once_an
 ) -> None:
     async with _store("mongodb", tmp_path) as store, asyncio.timeout(BOUND_S):
         with open_breaking(store["RETINUE_REGISTRY_STORE"]) as way:
-            async with serving(tmp_path, store=way.uri()) as components:
+            async with serving(tmp_path, registry_store=way.uri()) as components:
                 await components.apply([llm("fast")])
                 async with aclosing(cast(Any, components.watch(after_revision=1))) as watch:
                     await anext(watch)
