@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from google.protobuf.json_format import MessageToDict
@@ -13,13 +13,17 @@ from retinue_registry.convert import draft_to_proto
 from retinue_registry.files.discover import ANCHOR, SUFFIXES, find_included
 from retinue_registry.files.source_file import INCLUDE, SourceFile, check_text, read_source_file
 from retinue_registry.files.tree import MAX_FILE_BYTES, Fault, UnreadableError
+from retinue_registry.nearest import nearest
+from retinue_registry.validation import field_text
 
 STDIN = "-"
 _SHOWN = "stdin"
 
 
 def dump(paths: Iterable[str]) -> int:
-    """Print the components of files as a JSON list of Component, or all that is wrong; the exit status.
+    """Print the components of files as a JSON list of Component; the exit status.
+
+    Where something is wrong that is on stderr, and on stdout, as JSON, also what the components refer to.
 
     A path is a file, a folder, or `-` for stdin. A folder that is a project gives what its anchor includes,
     any other one the files that lie in it. What components refer to is not looked for: it may be in the
@@ -29,6 +33,8 @@ def dump(paths: Iterable[str]) -> int:
     _check_unique(files)
     if problems := sorted(problem for file in files for problem in file.problems):
         sys.stderr.writelines(f"{problem}\n" for problem in problems)
+        found = [{"path": each.path, "line": each.line, "text": str(each)} for each in problems]
+        json.dump({"problems": found, "needs": list(_needs(files))}, sys.stdout)
         return 1
     json.dump(
         [
@@ -102,6 +108,18 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _needs(files: Sequence[SourceFile]) -> Iterator[dict[str, object]]:
+    """Yield what the components refer to that is not in the files, those of wrong ones too."""
+    declared = {key for file in files for key in file.declared}
+    for file in files:
+        for place, _, needed in file.needs:
+            if needed not in declared:
+                line = file.tree.line(place)
+                text = f"{file.path}:{line}: {field_text(place)}"
+                near = nearest(needed.name, (key.name for key in declared if key.kind == needed.kind))
+                yield {"path": file.path, "line": line, "text": text, "near": near, **needed._asdict()}
 
 
 def _check_unique(files: Iterable[SourceFile]) -> None:

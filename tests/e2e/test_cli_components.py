@@ -130,9 +130,22 @@ def test_what_is_wrong_has_its_file_and_line_and_diff_ends_with_two(retinue: Ret
     assert retinue("diff", "-f", "base.yaml")[::2] == (2, err)
     Path("twice.yaml").write_text(BASE.replace("a: {llm", "b: {lm"))
     status, _, err = retinue("apply", "-f", "base.yaml", "twice.yaml")
-    assert err.startswith("error: 3 problems in what was given:\n")
+    assert err.startswith(
+        "error: 4 problems in what was given:\nbase.yaml:4: agents.a.llm: there is no llm 'fats'; did"
+    )
     assert "twice.yaml:2: llms.fast: the llm 'fast' stands in base.yaml:2 already\n" in err
     assert "twice.yaml:4: agents.b.lm: there is no such key; did you mean llm" in err
+    Path("both.yaml").write_text(
+        "agents:\n  x: {llm: fsat, max_iterations: 0}\n  y: {llm: fast, mcp_servers: [gone], agents: [x]}\n"
+    )
+    Path("llms.yaml").write_text("llms:\n  fast: {model: m}\n")
+    assert retinue("apply", "-f", "llms.yaml")[0] == 0
+    assert retinue("apply", "-f", "both.yaml")[2] == (
+        "error: 3 problems in what was given:\n"
+        "both.yaml:2: agents.x.max_iterations: must be greater than or equal to 1\n"
+        "both.yaml:2: agents.x.llm: there is no llm 'fsat'; did you mean fast?\n"
+        "both.yaml:3: agents.y.mcp_servers[0]: there is no mcp_server 'gone'\n"
+    )
     for arguments, said in (
         (["apply", "-f", "bsae.yaml"], "there is no bsae.yaml; did you mean base.yaml?"),
         (["diff", "agent/a"], "compare versions with `diff KIND/NAME VERSION [VERSION]`"),

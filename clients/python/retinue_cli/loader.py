@@ -10,7 +10,6 @@ from typing import Any
 
 from retinue_cli.failures import USAGE, CommandError
 from retinue_cli.suite.services import REGISTRY, service_environment
-from retinue_cli.wording import count
 
 STDIN = "-"
 _TIMEOUT_S = 60.0
@@ -43,19 +42,34 @@ async def run_loader(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, s
     return process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace")
 
 
+class WrongFilesError(Exception):
+    """Something in the files breaks a rule."""
+
+    def __init__(self, problems: list[dict[str, Any]], needs: list[dict[str, Any]]) -> None:
+        super().__init__(f"{len(problems)} problems")
+        self.problems = problems
+        """Each with `path`, `line`, counted from 1, and `text`, which has both."""
+        self.needs = needs
+        """What the components refer to that is not in the files: `path`, `line`, `text` for where they do,
+        `namespace`, `kind` and `name` for what, and `near`, names in the files that come near to it."""
+
+
 async def load_components(paths: Sequence[str]) -> list[dict[str, Any]]:
     """The components in files, in folders and on stdin (`-`), as protojson.
 
-    Raises CommandError with all that is wrong in them.
+    Raises WrongFilesError, and CommandError where they cannot be looked at.
     """
     for path in paths:
         _check_exists(path)
     stdin = sys.stdin.buffer.read(_MOST_STDIN_BYTES) if STDIN in paths else b""
     status, out, err = await run_loader("--dump", *paths, stdin=stdin)
+    try:
+        answer = json.loads(out)
+    except ValueError:
+        raise CommandError(f"the files could not be looked at: {err.strip() or out.strip()}") from None
     if status:
-        problems = (err or out).strip().splitlines()
-        raise CommandError("\n".join([f"{count(len(problems), 'problem')} in what was given:", *problems]))
-    components: list[dict[str, Any]] = json.loads(out)
+        raise WrongFilesError(answer["problems"], answer["needs"])
+    components: list[dict[str, Any]] = answer
     return components
 
 

@@ -1,20 +1,23 @@
 """What is to be in the registry: the components of files, and the options of `apply` and `diff` for them."""
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from retinue_cli.call import Call
 from retinue_cli.failures import USAGE, CommandError
-from retinue_cli.kinds import file_place, kind_word
+from retinue_cli.kinds import file_place, kind_number, kind_word
 from retinue_cli.pairs import pairs_from
+from retinue_cli.wording import count
 
 if TYPE_CHECKING:
     from retinue.errors import RetinueError
     from retinue.registry.v1 import component_pb2, service_pb2
+    from retinue_cli.loader import WrongFilesError
 
 _IN_REQUEST = re.compile(r"components\[(\d+)\](?:\.(\w+))?")
 
@@ -65,11 +68,14 @@ async def read_wanted(call: Call, wanted: Wanted) -> "tuple[Call, list[component
     from google.protobuf.json_format import ParseDict
 
     from retinue.registry.v1 import component_pb2
-    from retinue_cli.loader import load_components
+    from retinue_cli.loader import WrongFilesError, load_components
 
     if not wanted.paths:
         raise CommandError("name the files: `-f agents.yaml`", status=USAGE)
-    loaded = await load_components(wanted.paths)
+    try:
+        loaded = await load_components(wanted.paths)
+    except WrongFilesError as wrong:
+        raise await _told(call, wrong) from None
     components = [ParseDict(each, component_pb2.Component()) for each in loaded]
     if not components:
         raise CommandError(f"there are no components in {', '.join(wanted.paths)}")
@@ -77,6 +83,40 @@ async def read_wanted(call: Call, wanted: Wanted) -> "tuple[Call, list[component
         if call.namespace and component.namespace == "default":
             component.namespace = call.namespace
     return (_in_one_namespace(call, components) if wanted.prune else call), components
+
+
+async def _told(call: Call, wrong: "WrongFilesError") -> CommandError:
+    """All that is wrong with files: the rules that they break, and the references that lead nowhere."""
+    from retinue.errors import RetinueError
+
+    found = list(wrong.problems)
+    try:
+        found += await _lost(call, wrong.needs)
+        unknown = ""
+    except RetinueError as error:
+        unknown = f"\nwhat they refer to was not looked for: {error.message}" if wrong.needs else ""
+    found.sort(key=lambda each: (each["path"], each["line"]))
+    told = "\n".join(each["text"] for each in found)
+    return CommandError(f"{count(len(found), 'problem')} in what was given:\n{told}{unknown}")
+
+
+async def _lost(call: Call, needs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The references to what the registry does not have. Raises RetinueError."""
+    names: dict[tuple[str, str], list[str]] = {}
+    lost = []
+    for need in needs:
+        kind, name, namespace = need["kind"], need["name"], need["namespace"]
+        if call.namespace and namespace == "default":
+            namespace = call.namespace
+        if (kind, namespace) not in names:
+            async with replace(call, namespace=namespace).open_client() as client:
+                found = [each.name async for each in client.components.list(kind_number(kind))]
+            names[kind, namespace] = found
+        if name not in names[kind, namespace]:
+            near = difflib.get_close_matches(name, [*names[kind, namespace], *need["near"]], n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            lost.append({**need, "text": f"{need['text']}: there is no {kind} {name!r}{hint}"})
+    return lost
 
 
 def _in_one_namespace(call: Call, components: "Sequence[component_pb2.Component]") -> Call:
