@@ -12,7 +12,8 @@ from retinue.client import Access, open_client
 from retinue.errors import RetinueError, ServiceUnavailableError
 from tests.suite import check_story, open_processes, open_suite
 
-CHUNKS = [f"w{n} " for n in range(40)]
+CHUNKS = [f"{n:0100} " for n in range(40)]
+"""More text than the connections below carry before each of them breaks."""
 
 
 async def test_a_watch_goes_on_after_the_engine_was_restarted(tmp_path: Path) -> None:
