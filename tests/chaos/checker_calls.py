@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from retinue.engine.v1 import event_pb2
-from tests.chaos.facts import Facts, View
+from tests.chaos.facts import Facts, Story, View
 from tests.chaos.reading import CLOCK_S, Asking, Call, Message, Telling, later, seconds
 from tests.chaos.report import Report
 from tests.chaos.world import ONCE, needs_approval, prompt
@@ -22,6 +22,9 @@ instant between the answer and the request: stopped there, the engine makes the 
 Runs = Mapping[str, Mapping[str, Telling]]
 """The runs of each tree."""
 
+Requests = list[tuple[list[Message], float]]
+"""The messages that a model was sent, without the system's, and when."""
+
 
 def _is_stale(facts: Facts, at: float) -> bool:
     return any(0 <= at - resumed <= STALE_S for resumed in facts.resumed)
@@ -29,7 +32,7 @@ def _is_stale(facts: Facts, at: float) -> bool:
 
 def judge_model(facts: Facts, view: View, runs: Runs, report: Report) -> None:
     """No finished LLM call is made again; the model is told what the story tells."""
-    asked: dict[tuple[str, str], list[tuple[list[Message], float]]] = defaultdict(list)
+    asked: dict[tuple[str, str], Requests] = defaultdict(list)
     for body, at in facts.asked:
         messages = body["messages"]
         last = max(place for place, each in enumerate(messages) if each["role"] == "user")
@@ -37,18 +40,20 @@ def judge_model(facts: Facts, view: View, runs: Runs, report: Report) -> None:
     for root_run_id, tree in runs.items():
         for run in tree.values():
             requests = asked.pop((prompt(run.agent, facts.accepted[root_run_id].tag), run.question), [])
-            report.hold(f"{run.run_id}: ", _wrong_with_asking(facts, view, run, requests, report))
+            history, what = _history(view, run), f"{run.run_id}: "
+            report.hold(what, _wrong_with_asking(facts, history, run, requests, report))
+            whole, story = [*history, *run.messages], view.stories[root_run_id]
+            report.hold(what, _wrong_with_questions(whole, story, requests, report))
     if asked:
         report.violations.append(f"the model was asked for runs that are on no record: {list(asked)}")
 
 
 def _wrong_with_asking(
-    facts: Facts, view: View, run: Telling, requests: Sequence[tuple[list[Message], float]], report: Report
+    facts: Facts, history: Sequence[Message], run: Telling, requests: Requests, report: Report
 ) -> Iterator[str]:
     answers = Counter(turn.number for turn in run.turns)
     if any(count > 1 for count in answers.values()):
         yield f"a turn has two answers: {answers}"
-    history = _history(view, run)
     for turn in run.turns:
         known = [*history, *run.messages[: turn.known]]
         times = [at for messages, at in requests if messages == known]
@@ -59,9 +64,36 @@ def _wrong_with_asking(
         report.stale += len(stale)
         if len(late) > len(stale):
             yield f"turn {turn.number} was asked again after its answer was stored"
-    whole = [*history, *run.messages]
-    if any(messages != whole[: len(messages)] for messages, _ in requests):
-        yield "the model was asked something else than the story tells"
+
+
+def _wrong_with_questions(
+    whole: Sequence[Message], story: Story, requests: Requests, report: Report
+) -> Iterator[str]:
+    for messages, at in requests:
+        if messages == whole[: len(messages)]:
+            continue
+        if _is_lost(messages, at, whole, story):
+            report.lost += 1
+        else:
+            yield f"the model was asked something else than the story tells: {messages} instead of {whole}"
+
+
+def _is_lost(messages: Sequence[Message], at: float, whole: Sequence[Message], story: Story) -> bool:
+    """Whether the request tells results of tools that were not stored yet when its engine died.
+
+    A tool is called when the call is on record; a model is asked while the results are being stored. Who
+    takes over does not know them, and goes by the policy of the calls.
+    """
+    known = max(place for place, message in enumerate(messages, 1) if message["role"] != "tool")
+    calls = [call["id"] for call in messages[known - 1].get("tool_calls", ())]
+    told = [message["tool_call_id"] for message in messages[known:]]
+    following = next((event for event in story if seconds(event) > at + CLOCK_S), None)
+    return (
+        messages[:known] == whole[:known]
+        and told == calls
+        and following is not None
+        and following.HasField("run_claimed")
+    )
 
 
 def _history(view: View, run: Telling) -> list[Message]:

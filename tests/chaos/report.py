@@ -23,6 +23,8 @@ class Report:
     """Calls that were made again because a person said so."""
     stale: int = 0
     """Requests that an engine made before it heard that it had lost the run."""
+    lost: int = 0
+    """Requests that told a model of results which died with the engine, before they were stored."""
 
     def hold(self, what: str, wrong: Iterable[str]) -> None:
         """Add what is wrong with something."""
@@ -34,5 +36,6 @@ class Report:
         return (
             f"{states}, {self.children} children, {self.inputs} inputs, {self.suspended} suspensions, "
             f"{self.takeovers} takeovers, {self.discarded} answers asked again, "
-            f"{self.repeated} calls repeated, {self.approved} by a person's word, {self.stale} stale requests"
+            f"{self.repeated} calls repeated, {self.approved} by a person's word, "
+            f"{self.stale} stale requests, {self.lost} with results that were lost"
         )

@@ -398,3 +398,14 @@ def test_a_call_may_be_made_again_where_a_person_says_so() -> None:
     report = judge(facts)
     assert not any("began" in each or "was called" in each for each in report.violations), report.violations
     assert (report.approved, report.repeated) == (1, 1)
+
+
+def test_a_model_may_be_told_results_that_die_with_the_engine() -> None:
+    facts = good_facts()
+    other = [{**each, "content": "not stored"} for each in SAID]
+    asked_too(USER, CALLED, *other, at=12.5)(facts)  # before the run is taken over
+    report = judge(facts)
+    assert (report.violations, report.lost) == ([], 1)
+    asked_too(USER, CALLED, other[0], at=12.5)(facts)
+    asked_too(USER, CALLED, *other, at=13.5)(facts)
+    assert len([each for each in judge(facts).violations if "something else" in each]) == 2
