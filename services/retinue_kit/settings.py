@@ -25,7 +25,7 @@ class ServiceSettings(BaseSettings):
     """What a service's process is told by its environment. A service adds its own fields."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RETINUE_", extra="ignore", frozen=True, populate_by_name=True
+        env_prefix="RETINUE_", extra="forbid", frozen=True, populate_by_name=True
     )
 
     service: ClassVar[str]

@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from retinue.registry.v1 import agent_pb2, component_pb2, llm_pb2, mcp_server_pb
 from retinue_engine.llm.direct import DirectTransport
 from retinue_engine.llm.model import ChatRequest, Endpoint
 from retinue_kit.allowed import Allowed, Place, parse_hosts
+from tests.certificates import make_certificate
 from tests.suite import Suite
 
 OpenSuite = Callable[..., Awaitable[Suite]]
@@ -152,9 +152,9 @@ class Names:
 async def test_an_address_is_looked_up_once_and_tls_goes_by_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cert, key = make_certificate(tmp_path, "model.test")
+    made = make_certificate(tmp_path, "model.test")
     served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    served.load_cert_chain(cert, key)
+    served.load_cert_chain(made.cert, made.key)
     hosts: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -173,7 +173,7 @@ async def test_an_address_is_looked_up_once_and_tls_goes_by_the_name(
         Place("llm", "m", "base_url"), secret=False
     )
     endpoint = Endpoint("m", f"https://model.test:{port}/v1", None, {"host": "other.test"}, 10, reach=reach)
-    trusting = ssl.create_default_context(cafile=str(cert))
+    trusting = ssl.create_default_context(cafile=made.ca)
     try:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting)) as session:
             completion = await DirectTransport(session).complete(
@@ -184,28 +184,3 @@ async def test_an_address_is_looked_up_once_and_tls_goes_by_the_name(
     assert completion.text == "hi"
     assert hosts == [f"model.test:{port}"]
     assert names.asked == 1
-
-
-def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate for a name, and its key."""
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "1",
-                "-subj",
-                f"/CN={name}",
-            ),
-            *("-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key), "-out", str(cert)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return cert, key

@@ -1,9 +1,7 @@
 """A service as a process: how it starts, what it says when it cannot, how it stops."""
 
-import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +21,7 @@ from retinue_engine.settings import EngineSettings
 from retinue_kit.variables import VARIABLES
 from retinue_mcp_host.settings import McpHostSettings
 from retinue_registry.settings import RegistrySettings
+from tests.certificates import make_certificate
 from tests.rpc.kit.conftest import Service
 
 StartService = Callable[..., Awaitable[Service]]
@@ -240,21 +239,13 @@ async def test_metrics_are_served_on_loopback_alone(start: StartService) -> None
 
 
 async def test_tls_and_token_work_from_end_to_end(start: StartService, tmp_path: Path) -> None:
-    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command to make a certificate")
-    making = await asyncio.create_subprocess_exec(
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"),
-        *("-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)),
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    assert await making.wait() == 0
+    made = make_certificate(tmp_path, "localhost")
     service = await start(
         "retinue_registry",
         RETINUE_REGISTRY_ADDRESS="0.0.0.0:0",
         RETINUE_REGISTRY_METRICS_ADDRESS="",
-        RETINUE_TLS_CERT_FILE=str(cert),
-        RETINUE_TLS_KEY_FILE=str(key),
+        RETINUE_TLS_CERT_FILE=str(made.cert),
+        RETINUE_TLS_KEY_FILE=str(made.key),
         RETINUE_TOKEN="let-me-in",
     )
     port = json.loads(service.ready)["address"].rpartition(":")[2]
@@ -264,9 +255,9 @@ async def test_tls_and_token_work_from_end_to_end(start: StartService, tmp_path:
             stub = service_pb2_grpc.RegistryServiceStub(channel.channel)
             return await channel.unary(stub.ListComponents, service_pb2.ListComponentsRequest(), timeout_s=10)
 
-    assert await ask(Access(token="let-me-in", ca_file=cert))
+    assert await ask(Access(token="let-me-in", ca_file=made.ca))
     with pytest.raises(Exception, match="RETINUE_TOKEN"):
-        await ask(Access(token="let-me-guess", ca_file=cert))
+        await ask(Access(token="let-me-guess", ca_file=made.ca))
     with pytest.raises(Exception, match="cannot reach the registry"):
         await ask(Access(token="let-me-in"))
 

@@ -16,7 +16,8 @@ from retinue.errors import ComponentNotAllowedError
 from retinue.mcphost.v1 import service_pb2, service_pb2_grpc
 from retinue.registry.v1 import component_pb2
 from retinue_mcp_host.connections.pinning import Pin, PinnedTransport
-from tests.rpc.engine.test_allowed import Names, make_certificate
+from tests.certificates import make_certificate
+from tests.rpc.engine.test_allowed import Names
 from tests.rpc.mcp_host.hosting import Host, Registry, open_host, serve_http
 
 NOT_ALLOWED = pb.ERROR_REASON_COMPONENT_NOT_ALLOWED
@@ -103,9 +104,9 @@ async def test_a_listed_host_is_looked_up_once_for_a_connection(
 
 
 async def test_a_pinned_connection_goes_by_the_name_and_to_no_other_host(tmp_path: Path) -> None:
-    cert, key = make_certificate(tmp_path, "mcp.test")
+    made = make_certificate(tmp_path, "mcp.test")
     served = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    served.load_cert_chain(cert, key)
+    served.load_cert_chain(made.cert, made.key)
     hosts: list[str] = []
 
     async def answer(request: web.Request) -> web.Response:
@@ -121,7 +122,7 @@ async def test_a_pinned_connection_goes_by_the_name_and_to_no_other_host(tmp_pat
     url = f"https://mcp.test:{port}/"
     # Nothing listens at the first address: the next is tried.
     pin = Pin(httpx2.URL(url), ("127.0.0.9", "127.0.0.1"))
-    trusting = ssl.create_default_context(cafile=str(cert))
+    trusting = ssl.create_default_context(cafile=made.ca)
     try:
         async with httpx2.AsyncClient(transport=PinnedTransport(pin, verify=trusting)) as client:
             assert (await client.get(url, headers={"Host": "other.test"})).status_code == 307

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from retinue import errors
 from retinue.mcphost.v1 import server_request_pb2
 from retinue.registry.v1 import mcp_server_pb2
+from tests.certificates import make_certificate
 
 from .hosting import SERVERS, SOON_S, Host, Registry, answers, open_host, until
 
@@ -252,34 +252,19 @@ async def test_events_that_are_no_messages_or_too_long_cost_nobody_else(
         assert (await host.call("old", "go")).content[0].text == "went"
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[str, str]:
-    """A certificate for this machine that is its own authority, and its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the openssl command to make a certificate")
-    paths = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
-    argv = [
-        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-        *("-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
-        *("-out", paths[0], "-keyout", paths[1]),
-    ]
-    subprocess.run(argv, check=True, capture_output=True)
-    return paths
-
-
 @pytest.mark.parametrize("kind", ["sse", "streamable_http"])
 async def test_tls_trusts_the_ca_file_and_shows_the_certificate(
-    host: Host, start: Start, port: int, kind: str, certificate: tuple[str, str]
+    host: Host, start: Start, port: int, kind: str, tmp_path: Path
 ) -> None:
-    cert, key = certificate
-    start("--sse" if kind == "sse" else "--http", "--tls", cert, key, cert)
+    cert, key, ca = map(str, make_certificate(tmp_path, "127.0.0.1"))
+    start("--sse" if kind == "sse" else "--http", "--tls", cert, key, ca)
     await until(lambda: answers(port), "the server listens")
     url = f"https://127.0.0.1:{port}/{'sse' if kind == 'sse' else 'mcp'}"
-    both = {"ca_file": cert, "cert_file": cert, "key_file": key}
+    both = {"ca_file": ca, "cert_file": cert, "key_file": key}
     for name, tls in {
         "both": both,
         "none": {},
-        "no_cert": {"ca_file": cert},
+        "no_cert": {"ca_file": ca},
         "gone": {"ca_file": "/x"},
     }.items():
         transport = {"url": url, "tls": tls}

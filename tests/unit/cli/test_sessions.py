@@ -1,5 +1,6 @@
 """Sessions are found, labelled, deleted and exported, against a made-up engine on a real server."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from retinue.engine.v1 import service_pb2, session_pb2
 from retinue.errors import SessionBusyError
 from retinue_cli.__main__ import main
+from retinue_cli.failures import INTERRUPTED
 
 from . import stories
 from .engine import StoryTeller
@@ -76,7 +78,7 @@ def test_a_session_is_deleted_without_a_question_where_that_is_said(
 
 
 @pytest.mark.parametrize(
-    ("typed", "status", "deleted"), [(b"y\n", 0, True), (b"\n", 1, False), (b"\x03", 130, False)]
+    ("typed", "status", "deleted"), [(b"y\n", 0, True), (b"\n", 1, False), (b"\x03", INTERRUPTED, False)]
 )
 def test_a_person_is_asked_before_a_session_is_deleted(
     teller: StoryTeller, typed: bytes, status: int, *, deleted: bool
@@ -96,8 +98,13 @@ def test_a_person_is_asked_before_a_session_is_deleted(
             assert time.monotonic() < end, f"only saw {shown!r}"
             shown += os.read(keyboard, 4096)
         assert b"Delete session s-1 with 1 message and all its runs?" in shown
-        os.write(keyboard, typed)
-        assert process.wait(_BOUND_S) == status
+        while process.poll() is None:
+            # Python may miss a Ctrl-C that comes in the instant before it begins to read: press it again.
+            assert time.monotonic() < end, "it goes on"
+            os.write(keyboard, typed)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_BOUND_S if status != INTERRUPTED else _BOUND_S / 10)
+        assert process.returncode == status
     finally:
         process.kill()
         process.wait()
