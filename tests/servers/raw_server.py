@@ -155,6 +155,14 @@ def echo(_key: int, params: dict[str, Any]) -> dict[str, Any]:
     return text(params["arguments"].get("text", ""))
 
 
+def gather(key: int, params: dict[str, Any]) -> None:
+    """Keep the calls until there are so many, then answer all of them by one write."""
+    GATHERED[key] = params["arguments"]["text"]
+    if len(GATHERED) == params["arguments"]["of"]:
+        answers = [{"jsonrpc": "2.0", "id": each, "result": text(said)} for each, said in GATHERED.items()]
+        write(b"".join(json.dumps(each).encode() + b"\n" for each in answers))
+
+
 def env(_key: int, _: dict[str, Any]) -> dict[str, Any]:
     return text(json.dumps(dict(os.environ)))
 
@@ -170,7 +178,7 @@ def ask_back(_key: int, _: dict[str, Any]) -> dict[str, Any]:
 TOOLS: dict[str, Callable[[int, dict[str, Any]], dict[str, Any] | None]] = {
     each.__name__: each
     for each in (
-        *(echo, hang, big, bad_bytes, die, env, rename, meta, twice, refuse),
+        *(echo, gather, hang, big, bad_bytes, die, env, rename, meta, twice, refuse),
         *(pid, flood, change_often, hang_up, complain),
         *(ask, ask_back, ask_late, ask_hugely, take_back, rounds),
     )
@@ -184,6 +192,8 @@ PAGE = 3
 ASKING: dict[str, int] = {}
 """The calls in which requests were sent, by the requests' ids."""
 TAKEN_BACK: list[int] = []
+GATHERED: dict[int, str] = {}
+"""What the calls that wait for others are to say."""
 ANSWERS: dict[int, dict[str, Any]] = {}
 """What was answered, by the calls' ids."""
 

@@ -88,11 +88,10 @@ class _MongoLook:
 @asynccontextmanager
 async def _open_mongo_look(uri: str) -> AsyncIterator[StoreLook]:
     # The driver is imported where it is used: with SQLite there may be none.
-    from retinue_engine.stores.mongo.errors import translated  # noqa: PLC0415 - see above
+    from retinue_engine.stores.mongo.database import DATABASE, translated  # noqa: PLC0415 - see above
     from retinue_engine.stores.mongo.schema import SCHEMA_VERSION  # noqa: PLC0415 - see above
-    from retinue_engine.stores.mongo.store import connect  # noqa: PLC0415 - see above
 
-    client, database = connect(uri)
+    client, database = DATABASE.connect(uri)
     with closing(client):
         with translated():
             stored = await database["meta"].find_one({"_id": "schema"})

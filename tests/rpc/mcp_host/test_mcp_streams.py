@@ -73,7 +73,9 @@ async def open_stream(host: Host) -> AsyncIterator[Stream]:
 async def test_many_calls_each_end_in_one_result_and_travel_together(host: Host) -> None:
     host.stdio("raw", "raw_server.py", max_concurrent_calls=300)
     async with open_stream(host) as stream:
-        commands = [start(number, "raw", "echo", f'{{"text": "{number}"}}') for number in range(300)]
+        commands = [
+            start(number, "raw", "gather", f'{{"text": "{number}", "of": 300}}') for number in range(300)
+        ]
         await stream.send(*commands)
         await stream.until(lambda: len(stream.updates) == 300, "all results")
         for number in range(300):

@@ -92,7 +92,7 @@ async def test_a_list_of_several_pages_is_read_whole(host: Host) -> None:
     host.stdio("raw", "raw_server.py", "pages")
     tools, _ = await host.list_tools("raw")
     assert [tool.name for tool in tools] == [
-        *("echo", "hang", "big", "bad_bytes", "die", "env", "rename", "meta", "twice", "refuse"),
+        *("echo", "gather", "hang", "big", "bad_bytes", "die", "env", "rename", "meta", "twice", "refuse"),
         *("pid", "flood", "change_often", "hang_up", "complain", "ask"),
         *("ask_back", "ask_late", "ask_hugely", "take_back", "rounds", "crooked"),
     ]

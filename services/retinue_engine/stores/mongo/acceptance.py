@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from retinue.errors import ClaimLostError, SessionBusyError, StoreUnavailableError
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import run_document, run_row, session_document, session_key
-from retinue_engine.stores.mongo.errors import DuplicateDocumentError, translated
 from retinue_engine.stores.mongo.turns import Turns, busy_error
 from retinue_engine.stores.mongo.writes import Writes
 from retinue_engine.stores.store import (
@@ -19,6 +19,7 @@ from retinue_engine.stores.store import (
     RunRow,
     SessionTakenError,
 )
+from retinue_kit.mongodb import DuplicateDocumentError
 
 _SETTLE_S = 2.0
 """How long to wait for a run that may be the same request and is on its way into the store."""

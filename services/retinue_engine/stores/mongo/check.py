@@ -7,8 +7,8 @@ from google.protobuf.message import DecodeError
 from pymongo import ASCENDING, DESCENDING
 
 from retinue.engine.v1.service_pb2 import StreamRunResponse
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import DECIDED, IS_ROOT, session_key
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.store import FINAL_STATES
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from pymongo import ReturnDocument
 
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import DECIDED, IS_CHILD, IS_ROOT, Document, session_key
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.mongo.turns import Turns, busy_error, holds, on_its_way
 from retinue_engine.stores.store import RUN_STATE_QUEUED

@@ -15,6 +15,7 @@ from retinue.engine.v1.input_pb2 import (
     INPUT_STATE_CLOSED,
     INPUT_STATE_PENDING,
 )
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import (
     AT_WORK,
     IS_CHILD,
@@ -25,7 +26,6 @@ from retinue_engine.stores.mongo.documents import (
     session_document,
     session_key,
 )
-from retinue_engine.stores.mongo.errors import DuplicateDocumentError, translated
 from retinue_engine.stores.mongo.writes import Writes
 from retinue_engine.stores.store import (
     FINAL_STATES,
@@ -39,6 +39,7 @@ from retinue_engine.stores.store import (
     Suspension,
     Totals,
 )
+from retinue_kit.mongodb import DuplicateDocumentError
 
 _NOTHING = Totals()
 

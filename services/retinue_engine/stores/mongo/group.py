@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
-from retinue_engine.stores.mongo.errors import DuplicateDocumentError, to_retinue, write_error
+from retinue_engine.stores.mongo.database import DATABASE
+from retinue_kit.mongodb import DuplicateDocumentError
 
 LINGER_S = 0.003
 """How long a request waits for company, and only when the one before had company."""
@@ -115,11 +116,11 @@ class GroupWrites:
         except BulkWriteError as error:
             # Where a majority did not confirm, nothing is sure about any of them.
             if error.details["writeConcernErrors"]:
-                failed = {index: to_retinue(error) for index in range(len(batch))}
+                failed = {index: DATABASE.to_retinue(error) for index in range(len(batch))}
             else:
-                failed = {each["index"]: write_error(each) for each in error.details["writeErrors"]}
+                failed = {each["index"]: DATABASE.write_error(each) for each in error.details["writeErrors"]}
         except PyMongoError as error:
-            failed = {index: to_retinue(error) for index in range(len(batch))}
+            failed = {index: DATABASE.to_retinue(error) for index in range(len(batch))}
         except asyncio.CancelledError:
             for entry in batch:
                 entry.future.cancel()

@@ -6,8 +6,8 @@ from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
 
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import DECIDED, Document, session_key
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.mongo.turns import HOLDER, holds, on_its_way
 from retinue_engine.stores.store import RUN_STATE_QUEUED, QueuedSession

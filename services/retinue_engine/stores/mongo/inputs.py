@@ -1,8 +1,8 @@
 """Requests for input and blobs in the MongoDB store."""
 
 from retinue.engine.v1.input_pb2 import INPUT_STATE_ANSWERED, INPUT_STATE_PENDING
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import NOT_FINAL, OLDEST, Document, blob_row, input_row
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.mongo.reads import newest
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.store import NOW, BlobRow, InputRow

@@ -4,8 +4,8 @@ from typing import Any
 
 from pymongo import ASCENDING, DESCENDING
 
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import record_row
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.store import JournalRecord
 
 _READ_RECORDS = 50

@@ -5,8 +5,8 @@ from typing import Any
 
 from pymongo import ASCENDING, ReturnDocument
 
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import IS_CHILD, IS_ROOT, NOT_FINAL, OLDEST, Document, run_row
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.mongo.reads import newest
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.store import (

@@ -9,8 +9,8 @@ from pymongo.errors import DuplicateKeyError, OperationFailure
 from pymongo.read_concern import ReadConcern
 
 from retinue.engine.v1.input_pb2 import INPUT_STATE_PENDING
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import IS_ROOT, NOT_FINAL, Document
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.store import NOW, RUN_STATE_QUEUED, RUN_STATE_RUNNING, Totals
 
 SCHEMA_VERSION = 2

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pymongo import ASCENDING, ReturnDocument
 
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import (
     AT_WORK,
     Document,
@@ -12,7 +13,6 @@ from retinue_engine.stores.mongo.documents import (
     session_key,
     session_row,
 )
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.mongo.reads import newest
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.store import MessageRow, SessionRow

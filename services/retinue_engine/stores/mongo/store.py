@@ -5,14 +5,13 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo.errors import ConfigurationError, PyMongoError
+from pymongo.errors import PyMongoError
 
 from retinue_engine.stores.mongo.acceptance import Acceptance
 from retinue_engine.stores.mongo.commands import CommandWatch
+from retinue_engine.stores.mongo.database import DATABASE
 from retinue_engine.stores.mongo.deletion import Deletion
 from retinue_engine.stores.mongo.effects import EffectWrites
-from retinue_engine.stores.mongo.errors import to_retinue
 from retinue_engine.stores.mongo.idle import IdleSessions
 from retinue_engine.stores.mongo.inputs import Inputs
 from retinue_engine.stores.mongo.reads import last_sequence, read_journal
@@ -26,12 +25,6 @@ from retinue_kit.tasks import open_task_group
 
 CLOSE_S = 5.0
 """How long what was submitted may take to be written when the store closes."""
-
-_TIMEOUTS = {"serverSelectionTimeoutMS": 5_000, "connectTimeoutMS": 5_000, "socketTimeoutMS": 20_000}
-"""Bounds that an address may change."""
-
-_DURABLE: dict[str, Any] = {"w": "majority", "journal": True, "wTimeoutMS": 10_000}
-"""What no address may change: an answer is given for what survives the loss of a machine."""
 
 
 class MongoStore(Runs, Inputs, Sessions, IdleSessions):
@@ -128,38 +121,18 @@ async def _settle(future: "asyncio.Future[None]", work: Coroutine[Any, Any, None
             future.set_result(None)
 
 
-def connect(uri: str) -> tuple[Any, Any]:
-    """A client and its database; nothing is asked yet. Raises ValueError for an address that cannot be."""
-    given = uri.lower()
-    bounds: dict[str, Any] = {
-        name: value for name, value in _TIMEOUTS.items() if f"{name.lower()}=" not in given
-    }
-    try:
-        client: Any = AsyncIOMotorClient(uri, **bounds, **_DURABLE)
-    except (PyMongoError, ValueError) as error:
-        raise ValueError(f"the MongoDB address in RETINUE_STORE cannot be used: {error}") from error
-    try:
-        return client, client.get_default_database()
-    except ConfigurationError:
-        client.close()
-        raise ValueError(
-            "the MongoDB address in RETINUE_STORE names no database: put one behind the host, as in "
-            "mongodb://localhost:27017/retinue"
-        ) from None
-
-
 @asynccontextmanager
 async def open_mongo_store(uri: str) -> AsyncIterator[MongoStore]:
     """Open the store at an address `mongodb://HOST:PORT/DATABASE`, and make what is missing there.
 
     Raises ValueError for an address without a database, StoreUnavailableError where nobody answers.
     """
-    client, database = connect(uri)
+    client, database = DATABASE.connect(uri)
     try:
         try:
             await client.admin.command("ping")
         except PyMongoError as error:
-            raise to_retinue(error) from error
+            raise DATABASE.to_retinue(error) from error
         collections = await open_collections(database)
         async with open_task_group() as group:
             store = MongoStore(collections, group)

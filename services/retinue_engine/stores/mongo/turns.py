@@ -15,6 +15,7 @@ from pymongo import DESCENDING
 from pymongo.errors import DuplicateKeyError
 
 from retinue.errors import SessionBusyError
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import (
     DECIDED,
     OLDEST,
@@ -24,7 +25,6 @@ from retinue_engine.stores.mongo.documents import (
     session_document,
     session_key,
 )
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.store import FINAL_STATES, RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunRow
 

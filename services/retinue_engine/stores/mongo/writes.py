@@ -7,6 +7,7 @@ from contextlib import suppress
 from pymongo.errors import DuplicateKeyError
 
 from retinue.errors import ClaimLostError, InternalError, StoreUnavailableError
+from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import (
     IS_CHILD,
     NOT_FINAL,
@@ -14,7 +15,6 @@ from retinue_engine.stores.mongo.documents import (
     blob_document,
     record_document,
 )
-from retinue_engine.stores.mongo.errors import translated
 from retinue_engine.stores.mongo.group import GroupWrites
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.store import RUN_STATE_RUNNING, SUSPENDED_STATES, BlobRow, JournalRecord

@@ -5,9 +5,8 @@ from typing import Any
 
 from retinue.errors import StoreUnavailableError
 from retinue_registry.stores.check import Tally
-from retinue_registry.stores.mongo.errors import translated
+from retinue_registry.stores.mongo.database import DATABASE, translated
 from retinue_registry.stores.mongo.schema import BY_KEY, SCHEMA_VERSION, collections_of
-from retinue_registry.stores.mongo.store import connect
 
 _LOOKS = 5
 _BY_KEY = [(name, -direction) for name, direction in BY_KEY]
@@ -18,7 +17,7 @@ _FIELDS = dict.fromkeys(("namespace", "kind", "name", "version"), True)
 
 async def check_database(uri: str) -> list[str]:
     """What is wrong in a database, a sentence each. Raises StoreUnavailableError where there is no store."""
-    client, database = connect(uri)
+    client, database = DATABASE.connect(uri)
     with closing(client), translated():
         head = await _head(database)
         for _ in range(_LOOKS):

@@ -13,7 +13,7 @@ from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from retinue.errors import RetinueError, StoreUnavailableError
-from retinue_registry.stores.mongo.errors import to_retinue, translated
+from retinue_registry.stores.mongo.database import DATABASE, translated
 from retinue_registry.stores.mongo.schema import SCHEMA_VERSION
 
 _ID = "head"
@@ -131,7 +131,7 @@ class Head:
             result = await self._collection.update_one(which, {"$set": changes})
         except PyMongoError as error:
             self._settled = False
-            failure = to_retinue(error)
+            failure = DATABASE.to_retinue(error)
         except asyncio.CancelledError:
             self._settled = False
             raise

@@ -9,6 +9,7 @@ from typing import Any
 from pymongo import UpdateOne
 
 from retinue_registry.component import Source, Version
+from retinue_registry.stores.mongo.database import translated
 from retinue_registry.stores.mongo.documents import (
     MOST_TOGETHER,
     Document,
@@ -16,7 +17,6 @@ from retinue_registry.stores.mongo.documents import (
     source_of,
     version_of,
 )
-from retinue_registry.stores.mongo.errors import translated
 from retinue_registry.stores.mongo.head import Head
 from retinue_registry.stores.mongo.schema import Collections
 

@@ -2,31 +2,17 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
-from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import ASCENDING
-from pymongo.errors import ConfigurationError, PyMongoError
 
 from retinue_registry.component import BATCH_BYTES, Change, Key, Version
+from retinue_registry.stores.mongo.database import DATABASE, translated
 from retinue_registry.stores.mongo.documents import MOST_TOGETHER, Document, key_of, request_of
-from retinue_registry.stores.mongo.errors import translated
 from retinue_registry.stores.mongo.head import Head
 from retinue_registry.stores.mongo.moves import Moves
 from retinue_registry.stores.mongo.schema import BY_KEY, Collections, collections_of, make_indexes
 from retinue_registry.stores.mongo.writes import Writes
 from retinue_registry.stores.store import RequestRecord, Write, compacted, removed
-
-_TIMEOUTS = {"serverSelectionTimeoutMS": 5_000, "connectTimeoutMS": 5_000, "socketTimeoutMS": 20_000}
-"""Bounds that an address may change."""
-
-_DURABLE: dict[str, Any] = {
-    "w": "majority",
-    "journal": True,
-    "wTimeoutMS": 10_000,
-    "readPreference": "primary",
-}
-"""What no address may change: an answer is given for what survives the loss of a machine."""
 
 _NEWEST = [
     {"$sort": dict(BY_KEY)},
@@ -155,33 +141,13 @@ class MongoStore:
         return {"$lte": self._head.state.revision}
 
 
-def connect(uri: str) -> tuple[Any, Any]:
-    """A client and its database; nothing is asked yet. Raises ValueError for an address that cannot be."""
-    given = uri.lower()
-    bounds: dict[str, Any] = {
-        name: value for name, value in _TIMEOUTS.items() if f"{name.lower()}=" not in given
-    }
-    try:
-        client: Any = AsyncIOMotorClient(uri, **bounds, **_DURABLE)
-    except (PyMongoError, ValueError) as error:
-        raise ValueError(f"the MongoDB address in RETINUE_REGISTRY_STORE cannot be used: {error}") from error
-    try:
-        return client, client.get_default_database()
-    except ConfigurationError:
-        client.close()
-        raise ValueError(
-            "the MongoDB address in RETINUE_REGISTRY_STORE names no database: put one behind the host, as in "
-            "mongodb://localhost:27017/retinue_registry"
-        ) from None
-
-
 @asynccontextmanager
 async def open_mongo_store(uri: str) -> AsyncIterator[MongoStore]:
     """Open the store at an address `mongodb://HOST:PORT/DATABASE`, make what is missing there, and own it.
 
     Raises ValueError for an address without a database, StoreUnavailableError where nobody answers.
     """
-    client, database = connect(uri)
+    client, database = DATABASE.connect(uri)
     try:
         with translated():
             await make_indexes(database)

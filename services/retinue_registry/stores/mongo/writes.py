@@ -11,7 +11,9 @@ from typing import Any
 from pymongo.errors import PyMongoError
 
 from retinue.errors import StoreUnavailableError
+from retinue_kit.mongodb import is_duplicate
 from retinue_registry.component import Key
+from retinue_registry.stores.mongo.database import translated
 from retinue_registry.stores.mongo.documents import (
     Document,
     batches,
@@ -19,7 +21,6 @@ from retinue_registry.stores.mongo.documents import (
     request_document,
     version_document,
 )
-from retinue_registry.stores.mongo.errors import is_duplicate, translated
 from retinue_registry.stores.mongo.head import Head
 from retinue_registry.stores.mongo.moves import Moves
 from retinue_registry.stores.mongo.schema import Collections
