@@ -329,6 +329,16 @@ class RouteUnknownError(RetinueError):
     code = StatusCode.ABORTED
 
 
+class StateConflictError(RetinueError):
+    reason = pb.ERROR_REASON_STATE_CONFLICT
+    code = StatusCode.ABORTED
+
+
+class MemoryNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_MEMORY_NOT_FOUND
+    code = StatusCode.NOT_FOUND
+
+
 class LlmError(RetinueError):
     """The class above the errors of LLM calls; `retryable` says whether another try may go better."""
 

@@ -11,6 +11,7 @@ from retinue_registry.changes.checks import (
     check_etag,
     check_etags,
     check_proposal,
+    with_kinds,
 )
 from retinue_registry.changes.first_answers import Answer, Asked
 from retinue_registry.changes.history import History
@@ -65,12 +66,13 @@ class Changing:
         ReferenceNotFoundError, EtagMismatchError, ComponentInUseError, RequestIdReusedError,
         StoreUnavailableError.
         """
-        drafts = proposal.drafts
 
         async def work() -> Answer:
             if not dry_run and (known := await asked.first_answer(self._store)):
                 return known
-            check_proposal(self._catalog, proposal)
+            meant = with_kinds(self._catalog, proposal)
+            drafts = meant.drafts
+            check_proposal(self._catalog, meant)
             check_etags(self._catalog, drafts)
             versions = prunable(self._catalog, asked.namespace, prune.labels, drafts) if prune else ()
             removal = await self._removal(versions, drafts)

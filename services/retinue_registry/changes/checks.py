@@ -1,6 +1,7 @@
 """What must hold for a change by API: rules, references, no circles, each component once, etags."""
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,8 +17,35 @@ from retinue_registry.circles import (
     where_from,
 )
 from retinue_registry.component import Draft, Key
+from retinue_registry.inference import infer, names_by_run
 from retinue_registry.references import dangling, explain
 from retinue_registry.validation import field_text
+
+
+def with_kinds(catalog: Catalog, proposal: Proposal) -> Proposal:
+    """The set in which what steps name without its kind has one; what is none or several is wrong in it."""
+    given = {*(draft.key for draft in proposal.drafts), *proposal.declared}
+
+    def names(namespace: str, kind: str) -> list[str]:
+        return [*catalog.names(namespace, kind), *(key.name for key in given if key[:2] == (namespace, kind))]
+
+    drafts: list[Draft] = []
+    violations = [*proposal.violations]
+    facts, declared = proposal.facts, {*proposal.declared}
+    for draft in proposal.drafts:
+        if not names_by_run(draft):
+            drafts.append(draft)
+            continue
+        known, broken = infer(
+            draft, lambda key: key in given or key in catalog, partial(names, draft.key.namespace)
+        )
+        violations += [Violation(f"{draft.field}.{field_text(each.place)}", each.message) for each in broken]
+        if known:
+            drafts.append(known)
+        else:
+            declared.add(draft.key)
+            facts = facts or {"kind": draft.key.kind, "name": draft.key.name}
+    return proposal._replace(drafts=drafts, violations=violations, facts=facts, declared=declared)
 
 
 def check_proposal(catalog: Catalog, proposal: Proposal) -> None:

@@ -12,6 +12,7 @@ from retinue_registry.files.project import Project, read_project
 from retinue_registry.files.reading import FileReader
 from retinue_registry.files.source_file import SourceFile
 from retinue_registry.files.tree import Place
+from retinue_registry.inference import infer, names_by_run
 from retinue_registry.kinds import KINDS
 from retinue_registry.references import explain
 
@@ -71,6 +72,7 @@ class Layers:
     def check(self, api: Collection[Key] = (), kept: Collection[Key] = ()) -> None:
         """Note what is wrong between the files. `api` and `kept` name what exists without them."""
         declared = self.declared
+        _infer(self.files, {*declared, *api, *kept})
         _check_references(self.files, declared, {*api, *kept})
         _check_circles(self.files, declared, frozenset(api))
 
@@ -120,6 +122,25 @@ def load_layers(roots: Roots, *, elsewhere: Collection[Key] = ()) -> Layers:
     layers.open()
     layers.check(elsewhere)
     return layers
+
+
+def _infer(files: Iterable[SourceFile], there: set[Key]) -> None:
+    """Give what drafts name without its kind the kind that it has, and note what is none or several."""
+
+    def names(namespace: str, kind: str) -> list[str]:
+        return [key.name for key in there if key[:2] == (namespace, kind)]
+
+    for file in files:
+        for index, draft in enumerate(file.drafts):
+            if not names_by_run(draft):
+                continue
+            place = tuple(draft.field.split("."))
+            known, broken = infer(draft, there.__contains__, functools.partial(names, draft.key.namespace))
+            for each in broken:
+                file.problem((*place, *each.place), each.message)
+            if known:
+                file.drafts[index] = known
+                file.note_needs(place, known.key, known.spec.model_dump(exclude_none=True))
 
 
 def _check_references(

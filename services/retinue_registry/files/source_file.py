@@ -64,8 +64,15 @@ class SourceFile:
         )
 
     def copy(self) -> "SourceFile":
-        """The same file, to note further problems in."""
-        return replace(self, problems=[*self.problems])
+        """The same file, to note further problems in, and what its drafts name without its kind."""
+        return replace(self, problems=[*self.problems], drafts=[*self.drafts], needs=[*self.needs])
+
+    def note_needs(self, place: Place, holder: Key, entry: Mapping[str, Any]) -> None:
+        """Note what a component at a place refers to and is not noted yet."""
+        known = {need.place for need in self.needs}
+        for where, kind, name in KINDS[holder.kind].references(entry):
+            if (*place, *where) not in known and not check_name(name):
+                self.needs.append(Need((*place, *where), holder, Key(holder.namespace, kind, name)))
 
 
 def read_source_file(path: Path, relative: str, *, anchor: bool = False) -> SourceFile:
@@ -143,10 +150,8 @@ def _check_entry(result: SourceFile, kind: Kind, name: str, entry: Mapping[str, 
     spec, broken = check_spec(kind.name, {key: value for key, value in entry.items() if key != LABELS})
     labels, broken_labels = check_labels(entry.get(LABELS, {}))
     _note(result, place, (*broken, *broken_labels))
-    for where, needed, wanted in kind.references(entry):
-        if result.namespace and not check_name(wanted):
-            holder = Key(result.namespace, kind.name, name)
-            result.needs.append(Need((*place, *where), holder, Key(result.namespace, needed, wanted)))
+    if result.namespace:
+        result.note_needs(place, Key(result.namespace, kind.name, name), entry)
     if spec is None or broken_labels or result.namespace is None:
         return
     source = FileSource(result.path, result.tree.line(place), result.layer, result.distribution)

@@ -1,5 +1,6 @@
 """The rules of a graph workflow: its nodes, its edges, and that each node can be reached."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from pydantic import Field
 from retinue_registry.models.agent import Budget
 from retinue_registry.models.fields import Broken, Count, Duration, Part, Spec, Text, optional, required
 from retinue_registry.models.json_schema import JsonSchema
+from retinue_registry.models.json_value import JsonMapping
 from retinue_registry.models.step import (
     Expression,
     StepName,
@@ -53,6 +55,8 @@ class GraphWorkflowSpec(Spec):
     timeout: Duration | None = optional("10m")
     budget: Budget | None = optional({"max_turns": 30})
     session_budget: Budget | None = optional({"max_tokens": 500_000})
+    state: JsonMapping | None = optional({"found": []})
+    on_conflict: Literal["error", "last", "merge"] | None = optional("merge", default="error")
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
@@ -70,7 +74,10 @@ class GraphWorkflowSpec(Spec):
             for _, edge in edges
             if edge.get("source") in by_name and edge.get("target") in by_name
         ]
-        before = {name: {source for source, target in ways if target == name} for name in by_name}
+        before: dict[str, set[str]] = {name: set() for name in by_name}
+        count = Counter(target for _, target in ways)
+        for source, target in ways:
+            before[target].add(source)
         circle = _circle(before)
         if circle:
             yield Broken(
@@ -81,7 +88,7 @@ class GraphWorkflowSpec(Spec):
         for index, name, node in nodes:
             known = sorted(above.get(name, set(by_name) - {name}))
             yield from broken_step(("nodes", index), node, known)
-            yield from _joins(("nodes", index, "join"), node, sum(target == name for _, target in ways))
+            yield from _joins(("nodes", index, "join"), node, count[name])
         for index, edge in edges:
             source = str(edge.get("source"))
             known = sorted({*above.get(source, by_name), source} & by_name.keys())

@@ -8,6 +8,7 @@ from pydantic import Field
 from retinue_registry.models.agent import Budget
 from retinue_registry.models.fields import Broken, Duration, Spec, Text, optional, required
 from retinue_registry.models.json_schema import JsonSchema
+from retinue_registry.models.json_value import JsonMapping
 from retinue_registry.models.step import Expression, WorkflowStep, broken_output, broken_step
 
 MAX_STEPS = 1000
@@ -27,6 +28,7 @@ class LinearWorkflowSpec(Spec):
     timeout: Duration | None = optional("10m")
     budget: Budget | None = optional({"max_turns": 30})
     session_budget: Budget | None = optional({"max_tokens": 500_000})
+    state: JsonMapping | None = optional({"found": []})
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

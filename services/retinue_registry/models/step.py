@@ -8,9 +8,11 @@ from pydantic import AfterValidator, Field
 
 from retinue_kit.expressions import compile_expression, step_names
 from retinue_registry.models.fields import (
+    MAX_LABELS,
     Broken,
     Count,
     Duration,
+    LabelKey,
     Name,
     Part,
     RefersTo,
@@ -27,17 +29,31 @@ from retinue_registry.nearest import did_you_mean
 
 Place = tuple[str | int, ...]
 
-RUNS = ("agent", "linear_workflow", "graph_workflow", "tool")
-"""What a step, a branch, a round and a fallback can run."""
-TARGETS = (*RUNS, "transform", "ask", "fail", "router", "each", "loop", "failover")
+RUNS = ("agent", "linear_workflow", "graph_workflow", "tool", "run")
+"""What a step, a branch, a round and a fallback can run; `run` is any of them by its name."""
+ASKED = ("agent", "linear_workflow", "graph_workflow", "run")
+"""Those that have an input."""
+TARGETS = (
+    *RUNS,
+    "transform",
+    "ask",
+    "fail",
+    "router",
+    "each",
+    "loop",
+    "failover",
+    "memory_write",
+    "memory_read",
+)
 """The fields of the protos' oneof `target` of a step."""
-VARIABLES = ("input", "run", "session", "steps")
+VARIABLES = ("input", "run", "session", "state", "steps")
 """What templates and expressions may name."""
 RESULT = "result"
-"""What the expression of a step's own output may name as well."""
+"""What the expressions of a step's own output, and of what it sets, may name as well."""
 MAX_ROUTES = 1000
 MAX_CHOICES = 100
 
+_RUN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}(/\S{1,256})?")
 _STEP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _REASON = re.compile(r"[A-Z][A-Z0-9_]*")
 
@@ -48,6 +64,12 @@ def _step_name(name: str) -> str:
             f"{name[:80]!r} cannot be a step's name: use 1 to 63 of A-Z, a-z, 0-9 and _, no digit first"
         )
     return name
+
+
+def _run_name(text: str) -> str:
+    if not _RUN.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} names nothing that could run: write NAME, or SERVER/TOOL")
+    return text
 
 
 def _expression(text: str) -> str:
@@ -69,10 +91,15 @@ def _reason(text: str) -> str:
 StepName = Annotated[str, AfterValidator(_step_name)]
 Expression = Annotated[Required, AfterValidator(_expression)]
 Template = Annotated[Text, AfterValidator(_template)]
+MemoryLabels = Annotated[dict[LabelKey, Template], Field(max_length=MAX_LABELS)]
 Reasons = Annotated[list[Annotated[Required, AfterValidator(_reason)]], AfterValidator(once_each)]
+RunName = Annotated[str, AfterValidator(_run_name)]
 Agent = Annotated[Name, RefersTo("agent")]
 Linear = Annotated[Name, RefersTo("linear_workflow")]
 Graph = Annotated[Name, RefersTo("graph_workflow")]
+
+
+StateChanges = Annotated[dict[StepName, Expression], Field(min_length=1, max_length=100)]
 
 
 class ToolTarget(Part):
@@ -131,6 +158,8 @@ class StepFallback(Part):
     tool: ToolTarget | None = optional({"server": "time", "tool": "get_current_time"})
     input: Template | None = optional("Write on {{ input }}.")
     graph_workflow: Graph | None = optional("research")
+    run: RunName | None = optional("writer")
+    arguments: JsonMapping | None = optional({"timezone": "{{ input }}"})
 
 
 class EachTarget(Part):
@@ -147,6 +176,9 @@ class EachTarget(Part):
     )
     quorum: Count | None = optional(2)
     graph_workflow: Graph | None = optional("research")
+    run: RunName | None = optional("searcher")
+    branch_timeout: Duration | None = optional("30s")
+    arguments: JsonMapping | None = optional({"timezone": "{{ item }}"})
 
 
 class LoopTarget(Part):
@@ -159,6 +191,8 @@ class LoopTarget(Part):
     until: Expression = required("loop.output.score >= 0.8")
     max_rounds: Annotated[int, Field(ge=1, le=10_000)] | None = optional(5, default=10)
     graph_workflow: Graph | None = optional("research")
+    run: RunName | None = optional("writer")
+    arguments: JsonMapping | None = optional({"timezone": "{{ loop.last }}"})
 
 
 class FailoverTarget(Part):
@@ -168,6 +202,22 @@ class FailoverTarget(Part):
         [{"agent": "searcher"}, {"agent": "writer"}]
     )
     errors: Reasons | None = optional(["LLM_TIMEOUT"])
+
+
+class MemoryWriteTarget(Part):
+    """Writes a text that later runs can find."""
+
+    text: Annotated[Template, Field(min_length=1)] = required("{{ steps.draft.output }}")
+    labels: MemoryLabels | None = optional({"topic": "{{ input }}"})
+    expire_after: Duration | None = optional("720h")
+
+
+class MemoryReadTarget(Part):
+    """Finds texts that were written before."""
+
+    query: Template | None = optional("{{ input }}")
+    labels: MemoryLabels | None = optional({"topic": "{{ input }}"})
+    limit: Annotated[int, Field(ge=1, le=100)] | None = optional(5, default=10)
 
 
 class StepRetry(Part):
@@ -185,6 +235,8 @@ class Join(Part):
     mode: Literal["all", "any", "quorum"] | None = optional("quorum")
     quorum: Count | None = optional(2)
     cancel_rest: bool | None = optional(True, default=False)
+    timeout: Duration | None = optional("30s")
+    merge: Literal["first", "list", "object"] | None = optional("list", default="first")
 
 
 class WorkflowStep(Part):
@@ -212,12 +264,17 @@ class WorkflowStep(Part):
     output: Expression | None = optional("result.text")
     join: Join | None = optional({"mode": "all"})
     graph_workflow: Graph | None = optional("research")
+    run: RunName | None = optional("writer")
+    memory_write: MemoryWriteTarget | None = optional({"text": "{{ steps.draft.output }}"})
+    memory_read: MemoryReadTarget | None = optional({"query": "{{ input }}"})
+    arguments: JsonMapping | None = optional({"timezone": "{{ input }}"})
+    set: StateChanges | None = optional({"draft": "result.text"})
 
 
 def broken_step(place: Place, step: Mapping[str, Any], known: Collection[str]) -> Iterator[Broken]:
     """Yield what is wrong with a step as it was written; `known` are the steps that it may name."""
     yield from _one_of(place, step, TARGETS)
-    if "input" in step and not {"agent", "linear_workflow", "graph_workflow"} & step.keys():
+    if "input" in step and not set(ASKED) & step.keys():
         yield Broken((*place, "input"), "is for agents and workflows: say what is asked in the target itself")
     fallback = step.get("fallback")
     if (step.get("on_error") == "fallback") != (fallback is not None):
@@ -225,7 +282,13 @@ def broken_step(place: Place, step: Mapping[str, Any], known: Collection[str]) -
     texts = _Texts(known)
     yield from texts.expression((*place, "condition"), step.get("condition"))
     yield from texts.expression((*place, "output"), step.get("output"), RESULT)
+    yield from _arguments(place, step)
     yield from texts.runs(place, step)
+    changes = step.get("set")
+    for key, source in changes.items() if isinstance(changes, dict) else ():
+        yield from texts.expression((*place, "set", key), source, RESULT)
+    yield from _part(place, step, "memory_write", lambda where, given: _memory(texts, where, given, "text"))
+    yield from _part(place, step, "memory_read", lambda where, given: _memory(texts, where, given, "query"))
     yield from _part(place, step, "fallback", lambda where, given: _runs_one(texts, where, given))
     yield from _part(place, step, "transform", lambda where, given: _transform(texts, where, given))
     yield from _part(place, step, "ask", lambda where, given: texts.template((*where, "question"), given))
@@ -245,7 +308,26 @@ def _part(place: Place, step: Mapping[str, Any], name: str, check: Any) -> Itera
 
 def _runs_one(texts: "_Texts", place: Place, given: Mapping[str, Any], *more: str) -> Iterator[Broken]:
     yield from _one_of(place, given, RUNS)
+    yield from _arguments(place, given)
     yield from texts.runs(place, given, *more)
+
+
+def _arguments(place: Place, given: Mapping[str, Any]) -> Iterator[Broken]:
+    """`run: SERVER/TOOL` has arguments; `run: NAME` an input."""
+    name = given.get("run")
+    is_tool = isinstance(name, str) and "/" in name
+    if "arguments" in given and not is_tool:
+        yield Broken((*place, "arguments"), "is for `run: SERVER/TOOL`: a `tool` has arguments of its own")
+    if is_tool and "input" in given:
+        yield Broken((*place, "input"), "is for agents and workflows: a tool has `arguments`")
+
+
+def _memory(texts: "_Texts", place: Place, given: Mapping[str, Any], field: str) -> Iterator[Broken]:
+    yield from texts.template((*place, field), given)
+    labels = given.get("labels")
+    if isinstance(labels, dict):
+        for key in labels:
+            yield from texts.template((*place, "labels", key), labels)
 
 
 def _transform(texts: "_Texts", place: Place, given: Mapping[str, Any]) -> Iterator[Broken]:
@@ -318,8 +400,11 @@ class _Texts:
         """What is asked of an agent, a workflow or a tool."""
         yield from self.template((*place, "input"), given, *more)
         tool = given.get("tool")
+        held = [((*place, "arguments"), given.get("arguments"))]
         if isinstance(tool, dict):
-            for where, text in _texts((*place, "tool", "arguments"), tool.get("arguments")):
+            held.append(((*place, "tool", "arguments"), tool.get("arguments")))
+        for above, arguments in held:
+            for where, text in _texts(above, arguments):
                 yield from self._template(where, text, more, said=False)
 
     def template(self, place: Place, owner: Mapping[str, Any], *more: str) -> Iterator[Broken]:

@@ -107,8 +107,10 @@ FULL: dict[str, dict[str, Any]] = {
                 "output": "result.structured.time",
             },
             {"name": "write", "agent": "writer", "input": "{{ steps.look.output }}", "on_error": "continue"},
-            {"name": "send", "linear_workflow": "sending"},
+            {"name": "send", "linear_workflow": "sending", "set": {"sent": "result.text"}},
+            {"name": "file", "run": "disk/write", "arguments": {"text": "{{ input.zone }}"}},
         ],
+        "state": {"sent": "", "deep": [{"n": 1}]},
         "input_schema": {"type": "object", "properties": {"zone": {"type": "string"}}},
         "output": "steps.write.output",
         "timeout": "600s",
@@ -129,6 +131,7 @@ FULL: dict[str, dict[str, Any]] = {
                     "concurrency": 4,
                     "on_failure": "continue",
                     "quorum": 1,
+                    "branch_timeout": "30s",
                 },
             },
             {
@@ -169,7 +172,29 @@ FULL: dict[str, dict[str, Any]] = {
                     "answer_schema": {"type": "boolean"},
                     "timeout": "60s",
                 },
-                "join": {"mode": "quorum", "quorum": 2, "cancel_rest": True},
+                "join": {
+                    "mode": "quorum",
+                    "quorum": 2,
+                    "cancel_rest": True,
+                    "timeout": "30s",
+                    "merge": "list",
+                },
+            },
+            {
+                "name": "keep",
+                "memory_write": {
+                    "text": "{{ input.text }}",
+                    "labels": {"topic": "{{ input.topic }}"},
+                    "expire_after": "60s",
+                },
+            },
+            {
+                "name": "find",
+                "memory_read": {
+                    "query": "{{ input.topic }}",
+                    "labels": {"topic": "{{ input.topic }}"},
+                    "limit": 5,
+                },
             },
             {"name": "stop", "fail": {"message": "no"}},
         ],
@@ -187,6 +212,8 @@ FULL: dict[str, dict[str, Any]] = {
         "timeout": "60s",
         "budget": {"max_turns": 9},
         "session_budget": {"max_turns": 9},
+        "state": {"found": []},
+        "on_conflict": "merge",
     },
 }
 """A spec of each kind with every field set, as it is after validation."""

@@ -36,7 +36,17 @@ def _oauth(**changes: Any) -> dict[str, Any]:
     return {"streamable_http": http | outside | {"oauth": oauth}}
 
 
-OF_STEPS = ("input", "condition", "timeout", "retry", "on_error", "fallback", "output")
+OF_STEPS = (
+    "input",
+    "condition",
+    "timeout",
+    "retry",
+    "on_error",
+    "fallback",
+    "output",
+    "set",
+    "arguments_json",
+)
 
 
 def _part_of(annotation: Any) -> type[Part] | None:
@@ -140,10 +150,16 @@ def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
         *(
             f"{place}.{name}"
             for place in ("graph_workflow.nodes.each", "graph_workflow.nodes.loop")
-            for name in ("linear_workflow", "graph_workflow", "tool")
+            for name in ("linear_workflow", "graph_workflow", "tool", "run", "arguments_json")
         ),
-        *(f"graph_workflow.nodes.failover.choices.{name}" for name in ("linear_workflow", "tool")),
-        *(f"linear_workflow.steps.fallback.{name}" for name in ("linear_workflow", "graph_workflow", "tool")),
+        *(
+            f"graph_workflow.nodes.failover.choices.{name}"
+            for name in ("linear_workflow", "tool", "run", "arguments_json")
+        ),
+        *(
+            f"linear_workflow.steps.fallback.{name}"
+            for name in ("linear_workflow", "graph_workflow", "tool", "run", "arguments_json")
+        ),
         *(f"graph_workflow.nodes.router.routes.{name}" for name in ("when",)),
     }
 

@@ -246,6 +246,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_ROUTE_UNKNOWN: _ErrorReason.ValueType  # 94
     """ABORTED. A router's agent named no route. {"step": "triage", "answer": "maybe"}"""
+    ERROR_REASON_STATE_CONFLICT: _ErrorReason.ValueType  # 95
+    """ABORTED. Two branches of a workflow have set the same value of its state.
+    {"step": "web", "key": "found", "other": "archive"}
+    """
+    ERROR_REASON_MEMORY_NOT_FOUND: _ErrorReason.ValueType  # 96
+    """NOT_FOUND. No such text is kept. {"memory_id": "memory-1f2e3d4c5b6a"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a run failed. It is the `reason` of the google.rpc.ErrorInfo in
@@ -479,4 +485,10 @@ ERROR_REASON_JOIN_NOT_MET: ErrorReason.ValueType  # 93
 """
 ERROR_REASON_ROUTE_UNKNOWN: ErrorReason.ValueType  # 94
 """ABORTED. A router's agent named no route. {"step": "triage", "answer": "maybe"}"""
+ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 95
+"""ABORTED. Two branches of a workflow have set the same value of its state.
+{"step": "web", "key": "found", "other": "archive"}
+"""
+ERROR_REASON_MEMORY_NOT_FOUND: ErrorReason.ValueType  # 96
+"""NOT_FOUND. No such text is kept. {"memory_id": "memory-1f2e3d4c5b6a"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

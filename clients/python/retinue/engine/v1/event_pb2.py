@@ -27,80 +27,89 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from retinue.common.v1 import usage_pb2 as retinue_dot_common_dot_v1_dot_usage__pb2
 from retinue.engine.v1 import attachment_pb2 as retinue_dot_engine_dot_v1_dot_attachment__pb2
 from retinue.engine.v1 import input_pb2 as retinue_dot_engine_dot_v1_dot_input__pb2
+from retinue.engine.v1 import memory_pb2 as retinue_dot_engine_dot_v1_dot_memory__pb2
 from retinue.engine.v1 import run_pb2 as retinue_dot_engine_dot_v1_dot_run__pb2
 from retinue.registry.v1 import component_pb2 as retinue_dot_registry_dot_v1_dot_component__pb2
 from retinue.registry.v1 import workflow_pb2 as retinue_dot_registry_dot_v1_dot_workflow__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dretinue/engine/v1/event.proto\x12\x11retinue.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/common/v1/usage.proto\x1a\"retinue/engine/v1/attachment.proto\x1a\x1dretinue/engine/v1/input.proto\x1a\x1bretinue/engine/v1/run.proto\x1a#retinue/registry/v1/component.proto\x1a\"retinue/registry/v1/workflow.proto\"\x8a\x0e\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x34\n\x0brun_started\x18\n \x01(\x0b\x32\x1d.retinue.engine.v1.RunStartedH\x00\x12\x34\n\x0brun_claimed\x18\x0b \x01(\x0b\x32\x1d.retinue.engine.v1.RunClaimedH\x00\x12\x36\n\x0crun_finished\x18\x0c \x01(\x0b\x32\x1e.retinue.engine.v1.RunFinishedH\x00\x12\x38\n\rrun_suspended\x18\r \x01(\x0b\x32\x1f.retinue.engine.v1.RunSuspendedH\x00\x12?\n\x11\x63hild_run_started\x18\x0e \x01(\x0b\x32\".retinue.engine.v1.ChildRunStartedH\x00\x12\x41\n\x12\x63hild_run_finished\x18\x0f \x01(\x0b\x32#.retinue.engine.v1.ChildRunFinishedH\x00\x12H\n\x15\x63onversation_restored\x18\x10 \x01(\x0b\x32\'.retinue.engine.v1.ConversationRestoredH\x00\x12\x36\n\x0cturn_started\x18\x14 \x01(\x0b\x32\x1e.retinue.engine.v1.TurnStartedH\x00\x12\x32\n\ntext_delta\x18\x15 \x01(\x0b\x32\x1c.retinue.engine.v1.TextDeltaH\x00\x12@\n\x11message_completed\x18\x16 \x01(\x0b\x32#.retinue.engine.v1.MessageCompletedH\x00\x12@\n\x11message_discarded\x18\x17 \x01(\x0b\x32#.retinue.engine.v1.MessageDiscardedH\x00\x12<\n\x0freasoning_delta\x18\x18 \x01(\x0b\x32!.retinue.engine.v1.ReasoningDeltaH\x00\x12<\n\x0f\x63ontext_trimmed\x18\x19 \x01(\x0b\x32!.retinue.engine.v1.ContextTrimmedH\x00\x12\x38\n\rstall_noticed\x18\x1a \x01(\x0b\x32\x1f.retinue.engine.v1.StallNoticedH\x00\x12<\n\x0foutput_rejected\x18\x1b \x01(\x0b\x32!.retinue.engine.v1.OutputRejectedH\x00\x12?\n\x11tool_call_started\x18\x1e \x01(\x0b\x32\".retinue.engine.v1.ToolCallStartedH\x00\x12\x41\n\x12tool_call_progress\x18\x1f \x01(\x0b\x32#.retinue.engine.v1.ToolCallProgressH\x00\x12\x43\n\x13tool_call_completed\x18  \x01(\x0b\x32$.retinue.engine.v1.ToolCallCompletedH\x00\x12\x42\n\x12sampling_completed\x18! \x01(\x0b\x32$.retinue.engine.v1.SamplingCompletedH\x00\x12<\n\x0finput_requested\x18( \x01(\x0b\x32!.retinue.engine.v1.InputRequestedH\x00\x12:\n\x0einput_received\x18) \x01(\x0b\x32 .retinue.engine.v1.InputReceivedH\x00\x12\x36\n\x0cstep_started\x18\x32 \x01(\x0b\x32\x1e.retinue.engine.v1.StepStartedH\x00\x12\x36\n\x0cstep_skipped\x18\x33 \x01(\x0b\x32\x1e.retinue.engine.v1.StepSkippedH\x00\x12\x38\n\rstep_retrying\x18\x34 \x01(\x0b\x32\x1f.retinue.engine.v1.StepRetryingH\x00\x12:\n\x0estep_completed\x18\x35 \x01(\x0b\x32 .retinue.engine.v1.StepCompletedH\x00\x12\x34\n\x0bstep_failed\x18\x36 \x01(\x0b\x32\x1d.retinue.engine.v1.StepFailedH\x00\x12\x34\n\x0broute_taken\x18\x37 \x01(\x0b\x32\x1d.retinue.engine.v1.RouteTakenH\x00\x12\x32\n\nloop_round\x18\x38 \x01(\x0b\x32\x1c.retinue.engine.v1.LoopRoundH\x00\x42\x07\n\x05\x65vent\"\x98\x02\n\nRunStarted\x12\x31\n\x06target\x18\x01 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x17\n\x0f\x62\x61se_session_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x37\n\x0c\x64\x65pendencies\x18\x05 \x03(\x0b\x32!.retinue.registry.v1.ComponentRef\x12,\n\x06origin\x18\x06 \x01(\x0b\x32\x1c.retinue.engine.v1.RunOrigin\x12\x32\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x1d.retinue.engine.v1.Attachment\"\x1f\n\nRunClaimed\x12\x11\n\tengine_id\x18\x01 \x01(\t\"]\n\x0cRunSuspended\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.retinue.engine.v1.RunState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tinput_ids\x18\x03 \x03(\t\"\x8c\x01\n\x0f\x43hildRunStarted\x12\x15\n\rparent_run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x31\n\x06target\x18\x03 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\x05\"@\n\x10\x43hildRunFinished\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.retinue.engine.v1.RunResult\"k\n\x14\x43onversationRestored\x12\x15\n\rmessages_json\x18\x01 \x03(\t\x12\x18\n\x10unsaved_messages\x18\x02 \x01(\x05\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x10\n\x08question\x18\x04 \x01(\x05\";\n\x0bRunFinished\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.retinue.engine.v1.RunResult\"7\n\x0bTurnStarted\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\x0b\n\x03llm\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"W\n\x0e\x43ontextTrimmed\x12\x18\n\x10omitted_messages\x18\x01 \x01(\x05\x12\x15\n\rtokens_before\x18\x02 \x01(\x03\x12\x14\n\x0ctokens_after\x18\x03 \x01(\x03\"H\n\x0cStallNoticed\x12\'\n\x05stall\x18\x01 \x01(\x0e\x32\x18.retinue.engine.v1.Stall\x12\x0f\n\x07message\x18\x02 \x01(\t\"!\n\x0eOutputRejected\x12\x0f\n\x07message\x18\x01 \x01(\t\"J\n\x11RequestedToolCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xc7\x02\n\x10MessageCompleted\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x38\n\ntool_calls\x18\x02 \x03(\x0b\x32$.retinue.engine.v1.RequestedToolCall\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x05 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\r\n\x05model\x18\x06 \x01(\t\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12time_to_first_text\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\treasoning\x18\t \x01(\t\"\xa1\x01\n\x10MessageDiscarded\x12\x15\n\rfrom_sequence\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12\x10\n\x08next_llm\x18\x04 \x01(\t\x12(\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"q\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"d\n\x10ToolCallProgress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x10\n\x08progress\x18\x02 \x01(\x01\x12\x12\n\x05total\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x04 \x01(\tB\x08\n\x06_total\"\x8d\x02\n\x11ToolCallCompleted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x33\n\x07outcome\x18\x02 \x01(\x0e\x32\".retinue.engine.v1.ToolCallOutcome\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x17\n\x0fstructured_json\x18\x04 \x01(\t\x12*\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x1d.retinue.engine.v1.Attachment\"\xdb\x01\n\x11SamplingCompleted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\x12\x0b\n\x03llm\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\'\n\x05usage\x18\x06 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x07 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12+\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x0eInputRequested\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.retinue.engine.v1.InputRequest\"Q\n\rInputReceived\x12\x10\n\x08input_id\x18\x01 \x01(\t\x12.\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1e.retinue.engine.v1.InputAnswer\"M\n\x0bStepStarted\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08\x66\x61llback\x18\x03 \x01(\x08\x12\r\n\x05input\x18\x04 \x01(\t\"+\n\x0bStepSkipped\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x83\x01\n\x0cStepRetrying\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12(\n\x05\x64\x65lay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe5\x01\n\rStepCompleted\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x13\n\x0boutput_json\x18\x02 \x01(\t\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x05 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12\x10\n\x08\x66\x61llback\x18\x07 \x01(\x08\x12\x10\n\x08restored\x18\x08 \x01(\x08\"\x8b\x02\n\nStepFailed\x12\x0c\n\x04step\x18\x01 \x01(\t\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12\x34\n\x06policy\x18\x03 \x01(\x0e\x32$.retinue.registry.v1.StepErrorPolicy\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\"9\n\nRouteTaken\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"(\n\tLoopRound\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x05*P\n\x05Stall\x12\x15\n\x11STALL_UNSPECIFIED\x10\x00\x12\x18\n\x14STALL_REPEATED_CALLS\x10\x01\x12\x16\n\x12STALL_EMPTY_ANSWER\x10\x02*\xb8\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTOOL_CALL_OUTCOME_SUCCEEDED\x10\x01\x12 \n\x1cTOOL_CALL_OUTCOME_TOOL_ERROR\x10\x02\x12!\n\x1dTOOL_CALL_OUTCOME_CALL_FAILED\x10\x03\x12\x1c\n\x18TOOL_CALL_OUTCOME_DENIED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dretinue/engine/v1/event.proto\x12\x11retinue.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/common/v1/usage.proto\x1a\"retinue/engine/v1/attachment.proto\x1a\x1dretinue/engine/v1/input.proto\x1a\x1eretinue/engine/v1/memory.proto\x1a\x1bretinue/engine/v1/run.proto\x1a#retinue/registry/v1/component.proto\x1a\"retinue/registry/v1/workflow.proto\"\xfa\x0f\n\x08RunEvent\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x34\n\x0brun_started\x18\n \x01(\x0b\x32\x1d.retinue.engine.v1.RunStartedH\x00\x12\x34\n\x0brun_claimed\x18\x0b \x01(\x0b\x32\x1d.retinue.engine.v1.RunClaimedH\x00\x12\x36\n\x0crun_finished\x18\x0c \x01(\x0b\x32\x1e.retinue.engine.v1.RunFinishedH\x00\x12\x38\n\rrun_suspended\x18\r \x01(\x0b\x32\x1f.retinue.engine.v1.RunSuspendedH\x00\x12?\n\x11\x63hild_run_started\x18\x0e \x01(\x0b\x32\".retinue.engine.v1.ChildRunStartedH\x00\x12\x41\n\x12\x63hild_run_finished\x18\x0f \x01(\x0b\x32#.retinue.engine.v1.ChildRunFinishedH\x00\x12H\n\x15\x63onversation_restored\x18\x10 \x01(\x0b\x32\'.retinue.engine.v1.ConversationRestoredH\x00\x12\x36\n\x0cturn_started\x18\x14 \x01(\x0b\x32\x1e.retinue.engine.v1.TurnStartedH\x00\x12\x32\n\ntext_delta\x18\x15 \x01(\x0b\x32\x1c.retinue.engine.v1.TextDeltaH\x00\x12@\n\x11message_completed\x18\x16 \x01(\x0b\x32#.retinue.engine.v1.MessageCompletedH\x00\x12@\n\x11message_discarded\x18\x17 \x01(\x0b\x32#.retinue.engine.v1.MessageDiscardedH\x00\x12<\n\x0freasoning_delta\x18\x18 \x01(\x0b\x32!.retinue.engine.v1.ReasoningDeltaH\x00\x12<\n\x0f\x63ontext_trimmed\x18\x19 \x01(\x0b\x32!.retinue.engine.v1.ContextTrimmedH\x00\x12\x38\n\rstall_noticed\x18\x1a \x01(\x0b\x32\x1f.retinue.engine.v1.StallNoticedH\x00\x12<\n\x0foutput_rejected\x18\x1b \x01(\x0b\x32!.retinue.engine.v1.OutputRejectedH\x00\x12?\n\x11tool_call_started\x18\x1e \x01(\x0b\x32\".retinue.engine.v1.ToolCallStartedH\x00\x12\x41\n\x12tool_call_progress\x18\x1f \x01(\x0b\x32#.retinue.engine.v1.ToolCallProgressH\x00\x12\x43\n\x13tool_call_completed\x18  \x01(\x0b\x32$.retinue.engine.v1.ToolCallCompletedH\x00\x12\x42\n\x12sampling_completed\x18! \x01(\x0b\x32$.retinue.engine.v1.SamplingCompletedH\x00\x12<\n\x0finput_requested\x18( \x01(\x0b\x32!.retinue.engine.v1.InputRequestedH\x00\x12:\n\x0einput_received\x18) \x01(\x0b\x32 .retinue.engine.v1.InputReceivedH\x00\x12\x36\n\x0cstep_started\x18\x32 \x01(\x0b\x32\x1e.retinue.engine.v1.StepStartedH\x00\x12\x36\n\x0cstep_skipped\x18\x33 \x01(\x0b\x32\x1e.retinue.engine.v1.StepSkippedH\x00\x12\x38\n\rstep_retrying\x18\x34 \x01(\x0b\x32\x1f.retinue.engine.v1.StepRetryingH\x00\x12:\n\x0estep_completed\x18\x35 \x01(\x0b\x32 .retinue.engine.v1.StepCompletedH\x00\x12\x34\n\x0bstep_failed\x18\x36 \x01(\x0b\x32\x1d.retinue.engine.v1.StepFailedH\x00\x12\x34\n\x0broute_taken\x18\x37 \x01(\x0b\x32\x1d.retinue.engine.v1.RouteTakenH\x00\x12\x32\n\nloop_round\x18\x38 \x01(\x0b\x32\x1c.retinue.engine.v1.LoopRoundH\x00\x12\x38\n\rbranch_opened\x18\x39 \x01(\x0b\x32\x1f.retinue.engine.v1.BranchOpenedH\x00\x12\x38\n\rbranch_joined\x18: \x01(\x0b\x32\x1f.retinue.engine.v1.BranchJoinedH\x00\x12>\n\x10\x62ranch_abandoned\x18; \x01(\x0b\x32\".retinue.engine.v1.BranchAbandonedH\x00\x12:\n\x0ememory_written\x18< \x01(\x0b\x32 .retinue.engine.v1.MemoryWrittenH\x00\x42\x07\n\x05\x65vent\"\x98\x02\n\nRunStarted\x12\x31\n\x06target\x18\x01 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x17\n\x0f\x62\x61se_session_id\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x37\n\x0c\x64\x65pendencies\x18\x05 \x03(\x0b\x32!.retinue.registry.v1.ComponentRef\x12,\n\x06origin\x18\x06 \x01(\x0b\x32\x1c.retinue.engine.v1.RunOrigin\x12\x32\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x1d.retinue.engine.v1.Attachment\"\x1f\n\nRunClaimed\x12\x11\n\tengine_id\x18\x01 \x01(\t\"]\n\x0cRunSuspended\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.retinue.engine.v1.RunState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tinput_ids\x18\x03 \x03(\t\"\x8c\x01\n\x0f\x43hildRunStarted\x12\x15\n\rparent_run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63\x61ll_id\x18\x02 \x01(\t\x12\x31\n\x06target\x18\x03 \x01(\x0b\x32!.retinue.registry.v1.ComponentRef\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\r\n\x05\x64\x65pth\x18\x05 \x01(\x05\"@\n\x10\x43hildRunFinished\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.retinue.engine.v1.RunResult\"k\n\x14\x43onversationRestored\x12\x15\n\rmessages_json\x18\x01 \x03(\t\x12\x18\n\x10unsaved_messages\x18\x02 \x01(\x05\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x10\n\x08question\x18\x04 \x01(\x05\";\n\x0bRunFinished\x12,\n\x06result\x18\x01 \x01(\x0b\x32\x1c.retinue.engine.v1.RunResult\"7\n\x0bTurnStarted\x12\x0c\n\x04turn\x18\x01 \x01(\x05\x12\x0b\n\x03llm\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\x1e\n\x0eReasoningDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"W\n\x0e\x43ontextTrimmed\x12\x18\n\x10omitted_messages\x18\x01 \x01(\x05\x12\x15\n\rtokens_before\x18\x02 \x01(\x03\x12\x14\n\x0ctokens_after\x18\x03 \x01(\x03\"H\n\x0cStallNoticed\x12\'\n\x05stall\x18\x01 \x01(\x0e\x32\x18.retinue.engine.v1.Stall\x12\x0f\n\x07message\x18\x02 \x01(\t\"!\n\x0eOutputRejected\x12\x0f\n\x07message\x18\x01 \x01(\t\"J\n\x11RequestedToolCall\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x03 \x01(\t\"\xc7\x02\n\x10MessageCompleted\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x38\n\ntool_calls\x18\x02 \x03(\x0b\x32$.retinue.engine.v1.RequestedToolCall\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x05 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\r\n\x05model\x18\x06 \x01(\t\x12+\n\x08\x64uration\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12time_to_first_text\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x11\n\treasoning\x18\t \x01(\t\"\xa1\x01\n\x10MessageDiscarded\x12\x15\n\rfrom_sequence\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12\x10\n\x08next_llm\x18\x04 \x01(\t\x12(\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"q\n\x0fToolCallStarted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x04 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"d\n\x10ToolCallProgress\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x10\n\x08progress\x18\x02 \x01(\x01\x12\x12\n\x05total\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x04 \x01(\tB\x08\n\x06_total\"\x8d\x02\n\x11ToolCallCompleted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x33\n\x07outcome\x18\x02 \x01(\x0e\x32\".retinue.engine.v1.ToolCallOutcome\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x17\n\x0fstructured_json\x18\x04 \x01(\t\x12*\n\x05\x65rror\x18\x05 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0b\x61ttachments\x18\x07 \x03(\x0b\x32\x1d.retinue.engine.v1.Attachment\"\xdb\x01\n\x11SamplingCompleted\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\x12\x0b\n\x03llm\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\'\n\x05usage\x18\x06 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x07 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12+\n\x08\x64uration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x0eInputRequested\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.retinue.engine.v1.InputRequest\"Q\n\rInputReceived\x12\x10\n\x08input_id\x18\x01 \x01(\t\x12.\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1e.retinue.engine.v1.InputAnswer\"M\n\x0bStepStarted\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x10\n\x08\x66\x61llback\x18\x03 \x01(\x08\x12\r\n\x05input\x18\x04 \x01(\t\"+\n\x0bStepSkipped\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x83\x01\n\x0cStepRetrying\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12(\n\x05\x64\x65lay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf9\x01\n\rStepCompleted\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x13\n\x0boutput_json\x18\x02 \x01(\t\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x05 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x05\x12\x10\n\x08\x66\x61llback\x18\x07 \x01(\x08\x12\x10\n\x08restored\x18\x08 \x01(\x08\x12\x12\n\nstate_json\x18\x14 \x01(\t\"\x8b\x02\n\nStepFailed\x12\x0c\n\x04step\x18\x01 \x01(\t\x12*\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\x12\x34\n\x06policy\x18\x03 \x01(\x0e\x32$.retinue.registry.v1.StepErrorPolicy\x12+\n\x08\x64uration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x06 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\"9\n\nRouteTaken\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"(\n\tLoopRound\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x05\",\n\x0c\x42ranchOpened\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\",\n\x0c\x42ranchJoined\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\"k\n\x0f\x42ranchAbandoned\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12*\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x1b.retinue.engine.v1.RunError\"H\n\rMemoryWritten\x12\x0c\n\x04step\x18\x01 \x01(\t\x12)\n\x06memory\x18\x02 \x01(\x0b\x32\x19.retinue.engine.v1.Memory*P\n\x05Stall\x12\x15\n\x11STALL_UNSPECIFIED\x10\x00\x12\x18\n\x14STALL_REPEATED_CALLS\x10\x01\x12\x16\n\x12STALL_EMPTY_ANSWER\x10\x02*\xb8\x01\n\x0fToolCallOutcome\x12!\n\x1dTOOL_CALL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1f\n\x1bTOOL_CALL_OUTCOME_SUCCEEDED\x10\x01\x12 \n\x1cTOOL_CALL_OUTCOME_TOOL_ERROR\x10\x02\x12!\n\x1dTOOL_CALL_OUTCOME_CALL_FAILED\x10\x03\x12\x1c\n\x18TOOL_CALL_OUTCOME_DENIED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'retinue.engine.v1.event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STALL']._serialized_start=5519
-  _globals['_STALL']._serialized_end=5599
-  _globals['_TOOLCALLOUTCOME']._serialized_start=5602
-  _globals['_TOOLCALLOUTCOME']._serialized_end=5786
-  _globals['_RUNEVENT']._serialized_start=318
-  _globals['_RUNEVENT']._serialized_end=2120
-  _globals['_RUNSTARTED']._serialized_start=2123
-  _globals['_RUNSTARTED']._serialized_end=2403
-  _globals['_RUNCLAIMED']._serialized_start=2405
-  _globals['_RUNCLAIMED']._serialized_end=2436
-  _globals['_RUNSUSPENDED']._serialized_start=2438
-  _globals['_RUNSUSPENDED']._serialized_end=2531
-  _globals['_CHILDRUNSTARTED']._serialized_start=2534
-  _globals['_CHILDRUNSTARTED']._serialized_end=2674
-  _globals['_CHILDRUNFINISHED']._serialized_start=2676
-  _globals['_CHILDRUNFINISHED']._serialized_end=2740
-  _globals['_CONVERSATIONRESTORED']._serialized_start=2742
-  _globals['_CONVERSATIONRESTORED']._serialized_end=2849
-  _globals['_RUNFINISHED']._serialized_start=2851
-  _globals['_RUNFINISHED']._serialized_end=2910
-  _globals['_TURNSTARTED']._serialized_start=2912
-  _globals['_TURNSTARTED']._serialized_end=2967
-  _globals['_TEXTDELTA']._serialized_start=2969
-  _globals['_TEXTDELTA']._serialized_end=2994
-  _globals['_REASONINGDELTA']._serialized_start=2996
-  _globals['_REASONINGDELTA']._serialized_end=3026
-  _globals['_CONTEXTTRIMMED']._serialized_start=3028
-  _globals['_CONTEXTTRIMMED']._serialized_end=3115
-  _globals['_STALLNOTICED']._serialized_start=3117
-  _globals['_STALLNOTICED']._serialized_end=3189
-  _globals['_OUTPUTREJECTED']._serialized_start=3191
-  _globals['_OUTPUTREJECTED']._serialized_end=3224
-  _globals['_REQUESTEDTOOLCALL']._serialized_start=3226
-  _globals['_REQUESTEDTOOLCALL']._serialized_end=3300
-  _globals['_MESSAGECOMPLETED']._serialized_start=3303
-  _globals['_MESSAGECOMPLETED']._serialized_end=3630
-  _globals['_MESSAGEDISCARDED']._serialized_start=3633
-  _globals['_MESSAGEDISCARDED']._serialized_end=3794
-  _globals['_TOOLCALLSTARTED']._serialized_start=3796
-  _globals['_TOOLCALLSTARTED']._serialized_end=3909
-  _globals['_TOOLCALLPROGRESS']._serialized_start=3911
-  _globals['_TOOLCALLPROGRESS']._serialized_end=4011
-  _globals['_TOOLCALLCOMPLETED']._serialized_start=4014
-  _globals['_TOOLCALLCOMPLETED']._serialized_end=4283
-  _globals['_SAMPLINGCOMPLETED']._serialized_start=4286
-  _globals['_SAMPLINGCOMPLETED']._serialized_end=4505
-  _globals['_INPUTREQUESTED']._serialized_start=4507
-  _globals['_INPUTREQUESTED']._serialized_end=4573
-  _globals['_INPUTRECEIVED']._serialized_start=4575
-  _globals['_INPUTRECEIVED']._serialized_end=4656
-  _globals['_STEPSTARTED']._serialized_start=4658
-  _globals['_STEPSTARTED']._serialized_end=4735
-  _globals['_STEPSKIPPED']._serialized_start=4737
-  _globals['_STEPSKIPPED']._serialized_end=4780
-  _globals['_STEPRETRYING']._serialized_start=4783
-  _globals['_STEPRETRYING']._serialized_end=4914
-  _globals['_STEPCOMPLETED']._serialized_start=4917
-  _globals['_STEPCOMPLETED']._serialized_end=5146
-  _globals['_STEPFAILED']._serialized_start=5149
-  _globals['_STEPFAILED']._serialized_end=5416
-  _globals['_ROUTETAKEN']._serialized_start=5418
-  _globals['_ROUTETAKEN']._serialized_end=5475
-  _globals['_LOOPROUND']._serialized_start=5477
-  _globals['_LOOPROUND']._serialized_end=5517
+  _globals['_STALL']._serialized_start=6086
+  _globals['_STALL']._serialized_end=6166
+  _globals['_TOOLCALLOUTCOME']._serialized_start=6169
+  _globals['_TOOLCALLOUTCOME']._serialized_end=6353
+  _globals['_RUNEVENT']._serialized_start=350
+  _globals['_RUNEVENT']._serialized_end=2392
+  _globals['_RUNSTARTED']._serialized_start=2395
+  _globals['_RUNSTARTED']._serialized_end=2675
+  _globals['_RUNCLAIMED']._serialized_start=2677
+  _globals['_RUNCLAIMED']._serialized_end=2708
+  _globals['_RUNSUSPENDED']._serialized_start=2710
+  _globals['_RUNSUSPENDED']._serialized_end=2803
+  _globals['_CHILDRUNSTARTED']._serialized_start=2806
+  _globals['_CHILDRUNSTARTED']._serialized_end=2946
+  _globals['_CHILDRUNFINISHED']._serialized_start=2948
+  _globals['_CHILDRUNFINISHED']._serialized_end=3012
+  _globals['_CONVERSATIONRESTORED']._serialized_start=3014
+  _globals['_CONVERSATIONRESTORED']._serialized_end=3121
+  _globals['_RUNFINISHED']._serialized_start=3123
+  _globals['_RUNFINISHED']._serialized_end=3182
+  _globals['_TURNSTARTED']._serialized_start=3184
+  _globals['_TURNSTARTED']._serialized_end=3239
+  _globals['_TEXTDELTA']._serialized_start=3241
+  _globals['_TEXTDELTA']._serialized_end=3266
+  _globals['_REASONINGDELTA']._serialized_start=3268
+  _globals['_REASONINGDELTA']._serialized_end=3298
+  _globals['_CONTEXTTRIMMED']._serialized_start=3300
+  _globals['_CONTEXTTRIMMED']._serialized_end=3387
+  _globals['_STALLNOTICED']._serialized_start=3389
+  _globals['_STALLNOTICED']._serialized_end=3461
+  _globals['_OUTPUTREJECTED']._serialized_start=3463
+  _globals['_OUTPUTREJECTED']._serialized_end=3496
+  _globals['_REQUESTEDTOOLCALL']._serialized_start=3498
+  _globals['_REQUESTEDTOOLCALL']._serialized_end=3572
+  _globals['_MESSAGECOMPLETED']._serialized_start=3575
+  _globals['_MESSAGECOMPLETED']._serialized_end=3902
+  _globals['_MESSAGEDISCARDED']._serialized_start=3905
+  _globals['_MESSAGEDISCARDED']._serialized_end=4066
+  _globals['_TOOLCALLSTARTED']._serialized_start=4068
+  _globals['_TOOLCALLSTARTED']._serialized_end=4181
+  _globals['_TOOLCALLPROGRESS']._serialized_start=4183
+  _globals['_TOOLCALLPROGRESS']._serialized_end=4283
+  _globals['_TOOLCALLCOMPLETED']._serialized_start=4286
+  _globals['_TOOLCALLCOMPLETED']._serialized_end=4555
+  _globals['_SAMPLINGCOMPLETED']._serialized_start=4558
+  _globals['_SAMPLINGCOMPLETED']._serialized_end=4777
+  _globals['_INPUTREQUESTED']._serialized_start=4779
+  _globals['_INPUTREQUESTED']._serialized_end=4845
+  _globals['_INPUTRECEIVED']._serialized_start=4847
+  _globals['_INPUTRECEIVED']._serialized_end=4928
+  _globals['_STEPSTARTED']._serialized_start=4930
+  _globals['_STEPSTARTED']._serialized_end=5007
+  _globals['_STEPSKIPPED']._serialized_start=5009
+  _globals['_STEPSKIPPED']._serialized_end=5052
+  _globals['_STEPRETRYING']._serialized_start=5055
+  _globals['_STEPRETRYING']._serialized_end=5186
+  _globals['_STEPCOMPLETED']._serialized_start=5189
+  _globals['_STEPCOMPLETED']._serialized_end=5438
+  _globals['_STEPFAILED']._serialized_start=5441
+  _globals['_STEPFAILED']._serialized_end=5708
+  _globals['_ROUTETAKEN']._serialized_start=5710
+  _globals['_ROUTETAKEN']._serialized_end=5767
+  _globals['_LOOPROUND']._serialized_start=5769
+  _globals['_LOOPROUND']._serialized_end=5809
+  _globals['_BRANCHOPENED']._serialized_start=5811
+  _globals['_BRANCHOPENED']._serialized_end=5855
+  _globals['_BRANCHJOINED']._serialized_start=5857
+  _globals['_BRANCHJOINED']._serialized_end=5901
+  _globals['_BRANCHABANDONED']._serialized_start=5903
+  _globals['_BRANCHABANDONED']._serialized_end=6010
+  _globals['_MEMORYWRITTEN']._serialized_start=6012
+  _globals['_MEMORYWRITTEN']._serialized_end=6084
 # @@protoc_insertion_point(module_scope)

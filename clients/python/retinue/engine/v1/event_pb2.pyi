@@ -13,6 +13,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from retinue.common.v1 import usage_pb2 as _usage_pb2
 from retinue.engine.v1 import attachment_pb2 as _attachment_pb2
 from retinue.engine.v1 import input_pb2 as _input_pb2
+from retinue.engine.v1 import memory_pb2 as _memory_pb2
 from retinue.engine.v1 import run_pb2 as _run_pb2
 from retinue.registry.v1 import component_pb2 as _component_pb2
 from retinue.registry.v1 import workflow_pb2 as _workflow_pb2
@@ -124,6 +125,10 @@ class RunEvent(_message.Message):
     STEP_FAILED_FIELD_NUMBER: _builtins.int
     ROUTE_TAKEN_FIELD_NUMBER: _builtins.int
     LOOP_ROUND_FIELD_NUMBER: _builtins.int
+    BRANCH_OPENED_FIELD_NUMBER: _builtins.int
+    BRANCH_JOINED_FIELD_NUMBER: _builtins.int
+    BRANCH_ABANDONED_FIELD_NUMBER: _builtins.int
+    MEMORY_WRITTEN_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run that it belongs to; in a child run, the child."""
     sequence: _builtins.int
@@ -250,6 +255,22 @@ class RunEvent(_message.Message):
     def loop_round(self) -> Global___LoopRound:
         """A loop begins its next round."""
 
+    @_builtins.property
+    def branch_opened(self) -> Global___BranchOpened:
+        """A branch begins."""
+
+    @_builtins.property
+    def branch_joined(self) -> Global___BranchJoined:
+        """A branch has come to where it is needed."""
+
+    @_builtins.property
+    def branch_abandoned(self) -> Global___BranchAbandoned:
+        """A branch is given up."""
+
+    @_builtins.property
+    def memory_written(self) -> Global___MemoryWritten:
+        """A text was kept."""
+
     def __init__(
         self,
         *,
@@ -285,12 +306,16 @@ class RunEvent(_message.Message):
         step_failed: Global___StepFailed | None = ...,
         route_taken: Global___RouteTaken | None = ...,
         loop_round: Global___LoopRound | None = ...,
+        branch_opened: Global___BranchOpened | None = ...,
+        branch_joined: Global___BranchJoined | None = ...,
+        branch_abandoned: Global___BranchAbandoned | None = ...,
+        memory_written: Global___MemoryWritten | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "stall_noticed", b"stall_noticed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch_abandoned", b"branch_abandoned", "branch_joined", b"branch_joined", "branch_opened", b"branch_opened", "child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "memory_written", b"memory_written", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "stall_noticed", b"stall_noticed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "path", b"path", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "sequence", b"sequence", "stall_noticed", b"stall_noticed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_abandoned", b"branch_abandoned", "branch_joined", b"branch_joined", "branch_opened", b"branch_opened", "child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "memory_written", b"memory_written", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "path", b"path", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "sequence", b"sequence", "stall_noticed", b"stall_noticed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "run_suspended", "child_run_started", "child_run_finished", "conversation_restored", "turn_started", "text_delta", "message_completed", "message_discarded", "reasoning_delta", "context_trimmed", "stall_noticed", "output_rejected", "tool_call_started", "tool_call_progress", "tool_call_completed", "sampling_completed", "input_requested", "input_received", "step_started", "step_skipped", "step_retrying", "step_completed", "step_failed", "route_taken", "loop_round"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "run_suspended", "child_run_started", "child_run_finished", "conversation_restored", "turn_started", "text_delta", "message_completed", "message_discarded", "reasoning_delta", "context_trimmed", "stall_noticed", "output_rejected", "tool_call_started", "tool_call_progress", "tool_call_completed", "sampling_completed", "input_requested", "input_received", "step_started", "step_skipped", "step_retrying", "step_completed", "step_failed", "route_taken", "loop_round", "branch_opened", "branch_joined", "branch_abandoned", "memory_written"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1180,6 +1205,7 @@ class StepCompleted(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     FALLBACK_FIELD_NUMBER: _builtins.int
     RESTORED_FIELD_NUMBER: _builtins.int
+    STATE_JSON_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """The step's name."""
     output_json: _builtins.str
@@ -1190,6 +1216,10 @@ class StepCompleted(_message.Message):
     """Whether its output is its fallback's."""
     restored: _builtins.bool
     """Whether it was done by the run that this one goes on from."""
+    state_json: _builtins.str
+    """What it sets in the workflow's state, as a JSON object; empty where it sets
+    nothing. The state has these values from here on.
+    """
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
         """From its first try to its end."""
@@ -1213,10 +1243,11 @@ class StepCompleted(_message.Message):
         attempts: _builtins.int = ...,
         fallback: _builtins.bool = ...,
         restored: _builtins.bool = ...,
+        state_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cost", b"cost", "duration", b"duration", "fallback", b"fallback", "output_json", b"output_json", "restored", b"restored", "step", b"step", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cost", b"cost", "duration", b"duration", "fallback", b"fallback", "output_json", b"output_json", "restored", b"restored", "state_json", b"state_json", "step", b"step", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1331,3 +1362,123 @@ class LoopRound(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoopRound: _TypeAlias = LoopRound  # noqa: Y015
+
+@_typing.final
+class BranchOpened(_message.Message):
+    """A branch begins: one item of an `each`, or one of several nodes to which edges
+    from the same node lead.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step that forks."""
+    branch: _builtins.str
+    """`item:3`, or the name of the node that begins."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        branch: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchOpened: _TypeAlias = BranchOpened  # noqa: Y015
+
+@_typing.final
+class BranchJoined(_message.Message):
+    """A branch has come to where it is needed: the output of an item is there, or a
+    node that joins several edges begins with the one that leads to it from here.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step where the branches come together."""
+    branch: _builtins.str
+    """`item:3`, or the name of the node from which the edge leads."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        branch: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchJoined: _TypeAlias = BranchJoined  # noqa: Y015
+
+@_typing.final
+class BranchAbandoned(_message.Message):
+    """A branch is given up: it failed, or it is not needed any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step that it belongs to: the `each`, or the node itself."""
+    branch: _builtins.str
+    """`item:3`, or the name of the node."""
+    reason: _builtins.str
+    """Why, for people."""
+    @_builtins.property
+    def error(self) -> _run_pb2.RunError:
+        """What it failed with; not set where it is not needed any more."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        branch: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        error: _run_pb2.RunError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "error", b"error", "reason", b"reason", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchAbandoned: _TypeAlias = BranchAbandoned  # noqa: Y015
+
+@_typing.final
+class MemoryWritten(_message.Message):
+    """A text was kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step's name."""
+    @_builtins.property
+    def memory(self) -> _memory_pb2.Memory:
+        """The text, with its id."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        memory: _memory_pb2.Memory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryWritten: _TypeAlias = MemoryWritten  # noqa: Y015

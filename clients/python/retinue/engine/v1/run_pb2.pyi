@@ -118,6 +118,38 @@ STOP_REASON_ERROR: StopReason.ValueType  # 8
 """A model or a tool failed for good, or something broke."""
 Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
 
+class _StepState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_STATE_UNSPECIFIED: _StepState.ValueType  # 0
+    """Not set."""
+    STEP_STATE_OPEN: _StepState.ValueType  # 1
+    """It had begun when the workflow ended, and had not come to its end."""
+    STEP_STATE_COMPLETED: _StepState.ValueType  # 2
+    """It is done."""
+    STEP_STATE_SKIPPED: _StepState.ValueType  # 3
+    """It was left out."""
+    STEP_STATE_FAILED: _StepState.ValueType  # 4
+    """It failed for good."""
+
+class StepState(_StepState, metaclass=_StepStateEnumTypeWrapper):
+    """How a step of a workflow ended."""
+
+STEP_STATE_UNSPECIFIED: StepState.ValueType  # 0
+"""Not set."""
+STEP_STATE_OPEN: StepState.ValueType  # 1
+"""It had begun when the workflow ended, and had not come to its end."""
+STEP_STATE_COMPLETED: StepState.ValueType  # 2
+"""It is done."""
+STEP_STATE_SKIPPED: StepState.ValueType  # 3
+"""It was left out."""
+STEP_STATE_FAILED: StepState.ValueType  # 4
+"""It failed for good."""
+Global___StepState: _TypeAlias = StepState  # noqa: Y015
+
 @_typing.final
 class RunError(_message.Message):
     """Why a run failed."""
@@ -197,6 +229,68 @@ class RunOrigin(_message.Message):
 Global___RunOrigin: _TypeAlias = RunOrigin  # noqa: Y015
 
 @_typing.final
+class StepResult(_message.Message):
+    """What came of one step of a workflow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OUTPUT_JSON_FIELD_NUMBER: _builtins.int
+    OUTPUT_OMITTED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The step's name."""
+    state: Global___StepState.ValueType
+    """How it ended."""
+    output_json: _builtins.str
+    """Its output, as JSON; empty where there is none, and where it is left out
+    here: its StepCompleted has it.
+    """
+    output_omitted: _builtins.bool
+    """Whether the output is left out for its size."""
+    reason: _builtins.str
+    """Why it failed or was left out, at most 1024 characters."""
+    attempts: _builtins.int
+    """How often it was tried."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """From its first try to its end."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """What its tries used."""
+
+    @_builtins.property
+    def cost(self) -> _usage_pb2.Cost:
+        """What they cost."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        state: Global___StepState.ValueType = ...,
+        output_json: _builtins.str = ...,
+        output_omitted: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        usage: _usage_pb2.Usage | None = ...,
+        cost: _usage_pb2.Cost | None = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cost", b"cost", "duration", b"duration", "output_json", b"output_json", "output_omitted", b"output_omitted", "reason", b"reason", "state", b"state", "step", b"step", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepResult: _TypeAlias = StepResult  # noqa: Y015
+
+@_typing.final
 class RunResult(_message.Message):
     """How a run ended."""
 
@@ -217,6 +311,7 @@ class RunResult(_message.Message):
     STRUCTURED_JSON_FIELD_NUMBER: _builtins.int
     REPAIRS_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     state: Global___RunState.ValueType
     """SUCCEEDED, FAILED or CANCELLED."""
     output: _builtins.str
@@ -257,6 +352,12 @@ class RunResult(_message.Message):
     def duration(self) -> _duration_pb2.Duration:
         """From acceptance to the end, waiting included."""
 
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepResult]:
+        """Of a workflow: what came of its steps, in the order in which they began,
+        whether or not it succeeded. The first 1,000, with outputs of 64 KiB in all.
+        """
+
     def __init__(
         self,
         *,
@@ -275,10 +376,11 @@ class RunResult(_message.Message):
         structured_json: _builtins.str = ...,
         repairs: _builtins.int = ...,
         session_id: _builtins.str = ...,
+        steps: _abc.Iterable[Global___StepResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "error", b"error", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cost", b"cost", "duration", b"duration", "error", b"error", "finish_reason", b"finish_reason", "output", b"output", "repairs", b"repairs", "retries", b"retries", "session_id", b"session_id", "state", b"state", "stop_reason", b"stop_reason", "structured_json", b"structured_json", "tool_calls", b"tool_calls", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cost", b"cost", "duration", b"duration", "error", b"error", "finish_reason", b"finish_reason", "output", b"output", "repairs", b"repairs", "retries", b"retries", "session_id", b"session_id", "state", b"state", "steps", b"steps", "stop_reason", b"stop_reason", "structured_json", b"structured_json", "tool_calls", b"tool_calls", "turns", b"turns", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

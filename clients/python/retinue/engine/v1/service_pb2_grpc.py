@@ -966,6 +966,261 @@ class SessionService(object):
             _registered_method=True)
 
 
+class MemoryServiceStub(object):
+    """Keeps texts, and finds them by their words and labels. Workflows read and
+    write the same ones.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.WriteMemory = channel.unary_unary(
+                '/retinue.engine.v1.MemoryService/WriteMemory',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.WriteMemoryRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.WriteMemoryResponse.FromString,
+                _registered_method=True)
+        self.GetMemory = channel.unary_unary(
+                '/retinue.engine.v1.MemoryService/GetMemory',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetMemoryRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetMemoryResponse.FromString,
+                _registered_method=True)
+        self.ListMemories = channel.unary_unary(
+                '/retinue.engine.v1.MemoryService/ListMemories',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListMemoriesRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListMemoriesResponse.FromString,
+                _registered_method=True)
+        self.SearchMemories = channel.unary_unary(
+                '/retinue.engine.v1.MemoryService/SearchMemories',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.SearchMemoriesRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.SearchMemoriesResponse.FromString,
+                _registered_method=True)
+        self.DeleteMemory = channel.unary_unary(
+                '/retinue.engine.v1.MemoryService/DeleteMemory',
+                request_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.DeleteMemoryRequest.SerializeToString,
+                response_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.DeleteMemoryResponse.FromString,
+                _registered_method=True)
+
+
+class MemoryServiceServicer(object):
+    """Keeps texts, and finds them by their words and labels. Workflows read and
+    write the same ones.
+    """
+
+    def WriteMemory(self, request, context):
+        """Keeps a text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMemory(self, request, context):
+        """Returns a text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMemories(self, request, context):
+        """Returns texts, the newest first, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchMemories(self, request, context):
+        """Returns the texts that fit some words best.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteMemory(self, request, context):
+        """Forgets a text.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_MemoryServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'WriteMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteMemory,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.WriteMemoryRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.WriteMemoryResponse.SerializeToString,
+            ),
+            'GetMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMemory,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetMemoryRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.GetMemoryResponse.SerializeToString,
+            ),
+            'ListMemories': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMemories,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListMemoriesRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.ListMemoriesResponse.SerializeToString,
+            ),
+            'SearchMemories': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchMemories,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.SearchMemoriesRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.SearchMemoriesResponse.SerializeToString,
+            ),
+            'DeleteMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMemory,
+                    request_deserializer=retinue_dot_engine_dot_v1_dot_service__pb2.DeleteMemoryRequest.FromString,
+                    response_serializer=retinue_dot_engine_dot_v1_dot_service__pb2.DeleteMemoryResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'retinue.engine.v1.MemoryService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('retinue.engine.v1.MemoryService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class MemoryService(object):
+    """Keeps texts, and finds them by their words and labels. Workflows read and
+    write the same ones.
+    """
+
+    @staticmethod
+    def WriteMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.MemoryService/WriteMemory',
+            retinue_dot_engine_dot_v1_dot_service__pb2.WriteMemoryRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.WriteMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.MemoryService/GetMemory',
+            retinue_dot_engine_dot_v1_dot_service__pb2.GetMemoryRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.GetMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMemories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.MemoryService/ListMemories',
+            retinue_dot_engine_dot_v1_dot_service__pb2.ListMemoriesRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.ListMemoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchMemories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.MemoryService/SearchMemories',
+            retinue_dot_engine_dot_v1_dot_service__pb2.SearchMemoriesRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.SearchMemoriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.engine.v1.MemoryService/DeleteMemory',
+            retinue_dot_engine_dot_v1_dot_service__pb2.DeleteMemoryRequest.SerializeToString,
+            retinue_dot_engine_dot_v1_dot_service__pb2.DeleteMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class DiagnosticsServiceStub(object):
     """Says what is wrong with where an engine runs.
     """

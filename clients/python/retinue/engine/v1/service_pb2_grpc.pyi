@@ -362,6 +362,91 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class MemoryServiceStub:
+    """Keeps texts, and finds them by their words and labels. Workflows read and
+    write the same ones.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> MemoryServiceAsyncStub: ...
+    WriteMemory: _grpc.UnaryUnaryMultiCallable[_service_pb2.WriteMemoryRequest, _service_pb2.WriteMemoryResponse]
+    """Keeps a text."""
+    GetMemory: _grpc.UnaryUnaryMultiCallable[_service_pb2.GetMemoryRequest, _service_pb2.GetMemoryResponse]
+    """Returns a text."""
+    ListMemories: _grpc.UnaryUnaryMultiCallable[_service_pb2.ListMemoriesRequest, _service_pb2.ListMemoriesResponse]
+    """Returns texts, the newest first, page by page."""
+    SearchMemories: _grpc.UnaryUnaryMultiCallable[_service_pb2.SearchMemoriesRequest, _service_pb2.SearchMemoriesResponse]
+    """Returns the texts that fit some words best."""
+    DeleteMemory: _grpc.UnaryUnaryMultiCallable[_service_pb2.DeleteMemoryRequest, _service_pb2.DeleteMemoryResponse]
+    """Forgets a text."""
+
+@_typing.type_check_only
+class MemoryServiceAsyncStub(MemoryServiceStub):
+    """Keeps texts, and finds them by their words and labels. Workflows read and
+    write the same ones.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    WriteMemory: _aio.UnaryUnaryMultiCallable[_service_pb2.WriteMemoryRequest, _service_pb2.WriteMemoryResponse]  # type: ignore[assignment]
+    """Keeps a text."""
+    GetMemory: _aio.UnaryUnaryMultiCallable[_service_pb2.GetMemoryRequest, _service_pb2.GetMemoryResponse]  # type: ignore[assignment]
+    """Returns a text."""
+    ListMemories: _aio.UnaryUnaryMultiCallable[_service_pb2.ListMemoriesRequest, _service_pb2.ListMemoriesResponse]  # type: ignore[assignment]
+    """Returns texts, the newest first, page by page."""
+    SearchMemories: _aio.UnaryUnaryMultiCallable[_service_pb2.SearchMemoriesRequest, _service_pb2.SearchMemoriesResponse]  # type: ignore[assignment]
+    """Returns the texts that fit some words best."""
+    DeleteMemory: _aio.UnaryUnaryMultiCallable[_service_pb2.DeleteMemoryRequest, _service_pb2.DeleteMemoryResponse]  # type: ignore[assignment]
+    """Forgets a text."""
+
+class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Keeps texts, and finds them by their words and labels. Workflows read and
+    write the same ones.
+    """
+
+    @_abc_1.abstractmethod
+    def WriteMemory(
+        self,
+        request: _service_pb2.WriteMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.WriteMemoryResponse, _abc.Awaitable[_service_pb2.WriteMemoryResponse]]:
+        """Keeps a text."""
+
+    @_abc_1.abstractmethod
+    def GetMemory(
+        self,
+        request: _service_pb2.GetMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.GetMemoryResponse, _abc.Awaitable[_service_pb2.GetMemoryResponse]]:
+        """Returns a text."""
+
+    @_abc_1.abstractmethod
+    def ListMemories(
+        self,
+        request: _service_pb2.ListMemoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.ListMemoriesResponse, _abc.Awaitable[_service_pb2.ListMemoriesResponse]]:
+        """Returns texts, the newest first, page by page."""
+
+    @_abc_1.abstractmethod
+    def SearchMemories(
+        self,
+        request: _service_pb2.SearchMemoriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.SearchMemoriesResponse, _abc.Awaitable[_service_pb2.SearchMemoriesResponse]]:
+        """Returns the texts that fit some words best."""
+
+    @_abc_1.abstractmethod
+    def DeleteMemory(
+        self,
+        request: _service_pb2.DeleteMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_service_pb2.DeleteMemoryResponse, _abc.Awaitable[_service_pb2.DeleteMemoryResponse]]:
+        """Forgets a text."""
+
+def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class DiagnosticsServiceStub:
     """Says what is wrong with where an engine runs."""
 

@@ -105,6 +105,76 @@ JOIN_MODE_QUORUM: JoinMode.ValueType  # 3
 """As soon as so many are taken as the join's quorum says."""
 Global___JoinMode: _TypeAlias = JoinMode  # noqa: Y015
 
+class _JoinMerge:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JoinMergeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JoinMerge.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOIN_MERGE_UNSPECIFIED: _JoinMerge.ValueType  # 0
+    """The same as first."""
+    JOIN_MERGE_FIRST: _JoinMerge.ValueType  # 1
+    """The output of the node from which the first taken edge leads to it, in the
+    order of the edges.
+    """
+    JOIN_MERGE_LIST: _JoinMerge.ValueType  # 2
+    """The list of the outputs of all from which taken edges lead to it, in the
+    order of the edges.
+    """
+    JOIN_MERGE_OBJECT: _JoinMerge.ValueType  # 3
+    """The same as an object, by the names of the nodes."""
+
+class JoinMerge(_JoinMerge, metaclass=_JoinMergeEnumTypeWrapper):
+    """What a node that joins several edges is asked where it has no input."""
+
+JOIN_MERGE_UNSPECIFIED: JoinMerge.ValueType  # 0
+"""The same as first."""
+JOIN_MERGE_FIRST: JoinMerge.ValueType  # 1
+"""The output of the node from which the first taken edge leads to it, in the
+order of the edges.
+"""
+JOIN_MERGE_LIST: JoinMerge.ValueType  # 2
+"""The list of the outputs of all from which taken edges lead to it, in the
+order of the edges.
+"""
+JOIN_MERGE_OBJECT: JoinMerge.ValueType  # 3
+"""The same as an object, by the names of the nodes."""
+Global___JoinMerge: _TypeAlias = JoinMerge  # noqa: Y015
+
+class _StateConflictPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StateConflictPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StateConflictPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STATE_CONFLICT_POLICY_UNSPECIFIED: _StateConflictPolicy.ValueType  # 0
+    """The same as error."""
+    STATE_CONFLICT_POLICY_ERROR: _StateConflictPolicy.ValueType  # 1
+    """The second one fails with STATE_CONFLICT."""
+    STATE_CONFLICT_POLICY_LAST: _StateConflictPolicy.ValueType  # 2
+    """The second one counts."""
+    STATE_CONFLICT_POLICY_MERGE: _StateConflictPolicy.ValueType  # 3
+    """Lists are joined, of objects each key is merged likewise, and numbers, texts
+    and the like must be equal, or the second one fails with STATE_CONFLICT.
+    """
+
+class StateConflictPolicy(_StateConflictPolicy, metaclass=_StateConflictPolicyEnumTypeWrapper):
+    """What becomes of a value of the state that two nodes have set of which neither
+    comes before the other.
+    """
+
+STATE_CONFLICT_POLICY_UNSPECIFIED: StateConflictPolicy.ValueType  # 0
+"""The same as error."""
+STATE_CONFLICT_POLICY_ERROR: StateConflictPolicy.ValueType  # 1
+"""The second one fails with STATE_CONFLICT."""
+STATE_CONFLICT_POLICY_LAST: StateConflictPolicy.ValueType  # 2
+"""The second one counts."""
+STATE_CONFLICT_POLICY_MERGE: StateConflictPolicy.ValueType  # 3
+"""Lists are joined, of objects each key is merged likewise, and numbers, texts
+and the like must be equal, or the second one fails with STATE_CONFLICT.
+"""
+Global___StateConflictPolicy: _TypeAlias = StateConflictPolicy  # noqa: Y015
+
 class _EdgeCondition:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -379,10 +449,13 @@ class EachTarget(_message.Message):
     LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
     GRAPH_WORKFLOW_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     ON_FAILURE_FIELD_NUMBER: _builtins.int
     QUORUM_FIELD_NUMBER: _builtins.int
+    BRANCH_TIMEOUT_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     items: _builtins.str
     """A CEL expression that makes the list."""
     agent: _builtins.str
@@ -391,6 +464,8 @@ class EachTarget(_message.Message):
     """A linear workflow."""
     graph_workflow: _builtins.str
     """A graph workflow."""
+    run: _builtins.str
+    """Any of these by its name alone, as in a step."""
     input: _builtins.str
     """A template of what an agent or workflow is asked; the item where it is not
     set.
@@ -403,9 +478,15 @@ class EachTarget(_message.Message):
     """With so many that succeeded the step is done, and the others are cancelled;
     all where it is not set.
     """
+    arguments_json: _builtins.str
+    """With `run: SERVER/TOOL`: as in a tool's own arguments."""
     @_builtins.property
     def tool(self) -> Global___ToolTarget:
         """A tool."""
+
+    @_builtins.property
+    def branch_timeout(self) -> _duration_pb2.Duration:
+        """For one branch; one that takes longer fails with STEP_TIMEOUT."""
 
     def __init__(
         self,
@@ -415,20 +496,23 @@ class EachTarget(_message.Message):
         linear_workflow: _builtins.str = ...,
         graph_workflow: _builtins.str = ...,
         tool: Global___ToolTarget | None = ...,
+        run: _builtins.str = ...,
         input: _builtins.str = ...,
         concurrency: _builtins.int | None = ...,
         on_failure: Global___BranchFailurePolicy.ValueType = ...,
         quorum: _builtins.int | None = ...,
+        branch_timeout: _duration_pb2.Duration | None = ...,
+        arguments_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_quorum", b"_quorum", "agent", b"agent", "concurrency", b"concurrency", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "quorum", b"quorum", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_quorum", b"_quorum", "agent", b"agent", "branch_timeout", b"branch_timeout", "concurrency", b"concurrency", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "quorum", b"quorum", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_quorum", b"_quorum", "agent", b"agent", "concurrency", b"concurrency", "graph_workflow", b"graph_workflow", "input", b"input", "items", b"items", "linear_workflow", b"linear_workflow", "on_failure", b"on_failure", "quorum", b"quorum", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_quorum", b"_quorum", "agent", b"agent", "arguments_json", b"arguments_json", "branch_timeout", b"branch_timeout", "concurrency", b"concurrency", "graph_workflow", b"graph_workflow", "input", b"input", "items", b"items", "linear_workflow", b"linear_workflow", "on_failure", b"on_failure", "quorum", b"quorum", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
     _WhichOneofReturnType__quorum: _TypeAlias = _typing.Literal["quorum"]  # noqa: Y015
     _WhichOneofArgType__quorum: _TypeAlias = _typing.Literal["_quorum", b"_quorum"]  # noqa: Y015
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool", "run"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
@@ -449,15 +533,19 @@ class LoopTarget(_message.Message):
     LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
     GRAPH_WORKFLOW_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     MAX_ROUNDS_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """An agent."""
     linear_workflow: _builtins.str
     """A linear workflow."""
     graph_workflow: _builtins.str
     """A graph workflow."""
+    run: _builtins.str
+    """Any of these by its name alone, as in a step."""
     input: _builtins.str
     """A template of what an agent or workflow is asked; the last output where it
     is not set.
@@ -470,6 +558,8 @@ class LoopTarget(_message.Message):
     """Most rounds; 10 where it is not set. A loop that is not done by then fails
     with MAX_ITERATIONS_REACHED.
     """
+    arguments_json: _builtins.str
+    """With `run: SERVER/TOOL`: as in a tool's own arguments."""
     @_builtins.property
     def tool(self) -> Global___ToolTarget:
         """A tool."""
@@ -481,17 +571,19 @@ class LoopTarget(_message.Message):
         linear_workflow: _builtins.str = ...,
         graph_workflow: _builtins.str = ...,
         tool: Global___ToolTarget | None = ...,
+        run: _builtins.str = ...,
         input: _builtins.str = ...,
         until: _builtins.str = ...,
         max_rounds: _builtins.int | None = ...,
+        arguments_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agent", b"agent", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "max_rounds", b"max_rounds", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agent", b"agent", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "max_rounds", b"max_rounds", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agent", b"agent", "graph_workflow", b"graph_workflow", "input", b"input", "linear_workflow", b"linear_workflow", "max_rounds", b"max_rounds", "target", b"target", "tool", b"tool", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agent", b"agent", "arguments_json", b"arguments_json", "graph_workflow", b"graph_workflow", "input", b"input", "linear_workflow", b"linear_workflow", "max_rounds", b"max_rounds", "run", b"run", "target", b"target", "tool", b"tool", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_rounds: _TypeAlias = _typing.Literal["max_rounds"]  # noqa: Y015
     _WhichOneofArgType__max_rounds: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds"]  # noqa: Y015
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool", "run"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_rounds) -> _WhichOneofReturnType__max_rounds | None: ...
@@ -542,15 +634,21 @@ class StepFallback(_message.Message):
     LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
     GRAPH_WORKFLOW_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """An agent."""
     linear_workflow: _builtins.str
     """A linear workflow."""
     graph_workflow: _builtins.str
     """A graph workflow."""
+    run: _builtins.str
+    """Any of these by its name alone, as in a step."""
     input: _builtins.str
     """A template of what it is asked; as the step's own where it is not set."""
+    arguments_json: _builtins.str
+    """With `run: SERVER/TOOL`: as in a tool's own arguments."""
     @_builtins.property
     def tool(self) -> Global___ToolTarget:
         """A tool."""
@@ -562,17 +660,131 @@ class StepFallback(_message.Message):
         linear_workflow: _builtins.str = ...,
         graph_workflow: _builtins.str = ...,
         tool: Global___ToolTarget | None = ...,
+        run: _builtins.str = ...,
         input: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "graph_workflow", b"graph_workflow", "input", b"input", "linear_workflow", b"linear_workflow", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "arguments_json", b"arguments_json", "graph_workflow", b"graph_workflow", "input", b"input", "linear_workflow", b"linear_workflow", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool", "run"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___StepFallback: _TypeAlias = StepFallback  # noqa: Y015
+
+@_typing.final
+class MemoryWriteTarget(_message.Message):
+    """Writes a text that later runs can find."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    EXPIRE_AFTER_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """A template of the text; at most 64 KiB."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What it can be found by as well, at most 64; each value is a template."""
+
+    @_builtins.property
+    def expire_after(self) -> _duration_pb2.Duration:
+        """How long it is kept; for ever where it is not set."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        expire_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_after", b"expire_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_after", b"expire_after", "labels", b"labels", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryWriteTarget: _TypeAlias = MemoryWriteTarget  # noqa: Y015
+
+@_typing.final
+class MemoryReadTarget(_message.Message):
+    """Finds texts that were written before; the step's output is the list of them,
+    the best first, each with `id`, `text` and `labels`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """A template of words to find: texts with more of them come first. Where it is
+    empty, the newest texts.
+    """
+    limit: _builtins.int
+    """Most texts, 1 to 100; 10 where it is not set."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Only texts that have each of these labels; each value is a template."""
+
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        limit: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "labels", b"labels", "limit", b"limit", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___MemoryReadTarget: _TypeAlias = MemoryReadTarget  # noqa: Y015
 
 @_typing.final
 class Join(_message.Message):
@@ -583,6 +795,8 @@ class Join(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     QUORUM_FIELD_NUMBER: _builtins.int
     CANCEL_REST_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    MERGE_FIELD_NUMBER: _builtins.int
     mode: Global___JoinMode.ValueType
     """When the node begins."""
     quorum: _builtins.int
@@ -591,16 +805,26 @@ class Join(_message.Message):
     """Whether nodes that are at work and lead nowhere but to this one are
     cancelled when it begins; false where it is not set.
     """
+    merge: Global___JoinMerge.ValueType
+    """What the node is asked where it has no input."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long it waits after the first edge was taken; where the join is not met
+        by then, the node fails with JOIN_NOT_MET.
+        """
+
     def __init__(
         self,
         *,
         mode: Global___JoinMode.ValueType = ...,
         quorum: _builtins.int | None = ...,
         cancel_rest: _builtins.bool | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        merge: Global___JoinMerge.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cancel_rest", b"_cancel_rest", "_quorum", b"_quorum", "cancel_rest", b"cancel_rest", "quorum", b"quorum"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cancel_rest", b"_cancel_rest", "_quorum", b"_quorum", "cancel_rest", b"cancel_rest", "quorum", b"quorum", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancel_rest", b"_cancel_rest", "_quorum", b"_quorum", "cancel_rest", b"cancel_rest", "mode", b"mode", "quorum", b"quorum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cancel_rest", b"_cancel_rest", "_quorum", b"_quorum", "cancel_rest", b"cancel_rest", "merge", b"merge", "mode", b"mode", "quorum", b"quorum", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cancel_rest: _TypeAlias = _typing.Literal["cancel_rest"]  # noqa: Y015
     _WhichOneofArgType__cancel_rest: _TypeAlias = _typing.Literal["_cancel_rest", b"_cancel_rest"]  # noqa: Y015
@@ -619,6 +843,26 @@ class WorkflowStep(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SetEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
@@ -631,6 +875,9 @@ class WorkflowStep(_message.Message):
     EACH_FIELD_NUMBER: _builtins.int
     LOOP_FIELD_NUMBER: _builtins.int
     FAILOVER_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    MEMORY_WRITE_FIELD_NUMBER: _builtins.int
+    MEMORY_READ_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
@@ -639,6 +886,8 @@ class WorkflowStep(_message.Message):
     FALLBACK_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     JOIN_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    SET_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in the workflow: a letter or `_`, then letters, digits and
     `_`, so that expressions can name it.
@@ -649,6 +898,11 @@ class WorkflowStep(_message.Message):
     """A linear workflow."""
     graph_workflow: _builtins.str
     """A graph workflow."""
+    run: _builtins.str
+    """An agent, a workflow or a tool by its name alone: NAME, or SERVER/TOOL. The
+    registry puts the field of its kind in its place; where there are several
+    of that name, that is an error that lists them.
+    """
     input: _builtins.str
     """A template of what an agent or workflow is asked; where it is not set, the
     output of the last step that ran, and of the first the workflow's input.
@@ -662,6 +916,8 @@ class WorkflowStep(_message.Message):
     `result.structured`. Where it is not set, the structured result, and the
     text where there is none.
     """
+    arguments_json: _builtins.str
+    """With `run: SERVER/TOOL`: as in a tool's own arguments."""
     @_builtins.property
     def tool(self) -> Global___ToolTarget:
         """A tool."""
@@ -695,6 +951,14 @@ class WorkflowStep(_message.Message):
         """One of several."""
 
     @_builtins.property
+    def memory_write(self) -> Global___MemoryWriteTarget:
+        """A text that is kept."""
+
+    @_builtins.property
+    def memory_read(self) -> Global___MemoryReadTarget:
+        """Texts that were kept."""
+
+    @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """For one try."""
 
@@ -709,6 +973,12 @@ class WorkflowStep(_message.Message):
     @_builtins.property
     def join(self) -> Global___Join:
         """For nodes of a graph: how the edges that lead to it come together."""
+
+    @_builtins.property
+    def set(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Values of the workflow's state that are set once the step is done, each a
+        CEL expression that may name `result.text` and `result.structured` too.
+        """
 
     def __init__(
         self,
@@ -725,6 +995,9 @@ class WorkflowStep(_message.Message):
         each: Global___EachTarget | None = ...,
         loop: Global___LoopTarget | None = ...,
         failover: Global___FailoverTarget | None = ...,
+        run: _builtins.str = ...,
+        memory_write: Global___MemoryWriteTarget | None = ...,
+        memory_read: Global___MemoryReadTarget | None = ...,
         input: _builtins.str = ...,
         condition: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
@@ -733,12 +1006,14 @@ class WorkflowStep(_message.Message):
         fallback: Global___StepFallback | None = ...,
         output: _builtins.str = ...,
         join: Global___Join | None = ...,
+        arguments_json: _builtins.str = ...,
+        set: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "ask", b"ask", "each", b"each", "fail", b"fail", "failover", b"failover", "fallback", b"fallback", "graph_workflow", b"graph_workflow", "join", b"join", "linear_workflow", b"linear_workflow", "loop", b"loop", "retry", b"retry", "router", b"router", "target", b"target", "timeout", b"timeout", "tool", b"tool", "transform", b"transform"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "ask", b"ask", "each", b"each", "fail", b"fail", "failover", b"failover", "fallback", b"fallback", "graph_workflow", b"graph_workflow", "join", b"join", "linear_workflow", b"linear_workflow", "loop", b"loop", "memory_read", b"memory_read", "memory_write", b"memory_write", "retry", b"retry", "router", b"router", "run", b"run", "target", b"target", "timeout", b"timeout", "tool", b"tool", "transform", b"transform"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "ask", b"ask", "condition", b"condition", "each", b"each", "fail", b"fail", "failover", b"failover", "fallback", b"fallback", "graph_workflow", b"graph_workflow", "input", b"input", "join", b"join", "linear_workflow", b"linear_workflow", "loop", b"loop", "name", b"name", "on_error", b"on_error", "output", b"output", "retry", b"retry", "router", b"router", "target", b"target", "timeout", b"timeout", "tool", b"tool", "transform", b"transform"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "arguments_json", b"arguments_json", "ask", b"ask", "condition", b"condition", "each", b"each", "fail", b"fail", "failover", b"failover", "fallback", b"fallback", "graph_workflow", b"graph_workflow", "input", b"input", "join", b"join", "linear_workflow", b"linear_workflow", "loop", b"loop", "memory_read", b"memory_read", "memory_write", b"memory_write", "name", b"name", "on_error", b"on_error", "output", b"output", "retry", b"retry", "router", b"router", "run", b"run", "set", b"set", "target", b"target", "timeout", b"timeout", "tool", b"tool", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool", "transform", "ask", "fail", "router", "each", "loop", "failover"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool", "transform", "ask", "fail", "router", "each", "loop", "failover", "run", "memory_write", "memory_read"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -757,6 +1032,7 @@ class LinearWorkflowSpec(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     SESSION_BUDGET_FIELD_NUMBER: _builtins.int
+    STATE_JSON_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What it does, for people and for models that may call it."""
     input_schema_json: _builtins.str
@@ -767,6 +1043,8 @@ class LinearWorkflowSpec(_message.Message):
     """A CEL expression that makes the workflow's output; where it is not set, the
     output of the last step that ran.
     """
+    state_json: _builtins.str
+    """What the state begins with, as a JSON object; empty where it is not set."""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowStep]:
         """The steps, in order; at least one."""
@@ -793,10 +1071,11 @@ class LinearWorkflowSpec(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         budget: _agent_pb2.Budget | None = ...,
         session_budget: _agent_pb2.Budget | None = ...,
+        state_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "session_budget", b"session_budget", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "description", b"description", "input_schema_json", b"input_schema_json", "output", b"output", "session_budget", b"session_budget", "steps", b"steps", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "description", b"description", "input_schema_json", b"input_schema_json", "output", b"output", "session_budget", b"session_budget", "state_json", b"state_json", "steps", b"steps", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -856,6 +1135,8 @@ class GraphWorkflowSpec(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     BUDGET_FIELD_NUMBER: _builtins.int
     SESSION_BUDGET_FIELD_NUMBER: _builtins.int
+    STATE_JSON_FIELD_NUMBER: _builtins.int
+    ON_CONFLICT_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What it does, for people and for models that may call it."""
     input_schema_json: _builtins.str
@@ -872,6 +1153,10 @@ class GraphWorkflowSpec(_message.Message):
     """What becomes of the other nodes where one fails that has no edge after a
     failure. With continue all is as if each node had on_error continue.
     """
+    state_json: _builtins.str
+    """What the state begins with, as a JSON object; empty where it is not set."""
+    on_conflict: Global___StateConflictPolicy.ValueType
+    """What becomes of a value of the state that branches have set side by side."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowStep]:
         """The nodes; those that no edge leads to begin. The input of one that has none
@@ -908,10 +1193,12 @@ class GraphWorkflowSpec(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         budget: _agent_pb2.Budget | None = ...,
         session_budget: _agent_pb2.Budget | None = ...,
+        state_json: _builtins.str = ...,
+        on_conflict: Global___StateConflictPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "budget", b"budget", "concurrency", b"concurrency", "session_budget", b"session_budget", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "budget", b"budget", "concurrency", b"concurrency", "description", b"description", "edges", b"edges", "input_schema_json", b"input_schema_json", "nodes", b"nodes", "on_failure", b"on_failure", "output", b"output", "session_budget", b"session_budget", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "budget", b"budget", "concurrency", b"concurrency", "description", b"description", "edges", b"edges", "input_schema_json", b"input_schema_json", "nodes", b"nodes", "on_conflict", b"on_conflict", "on_failure", b"on_failure", "output", b"output", "session_budget", b"session_budget", "state_json", b"state_json", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
