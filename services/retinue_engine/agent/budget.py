@@ -72,8 +72,8 @@ _NONE = Budget()
 
 def _others(account: _Account, asking: AnyRun) -> Iterator[Standing]:
     """The runs beside the asking one whose calls count in an account: what is under way there counts too."""
-    inside = asking.work.tree.children(account.run.path)
-    at_work = [account.run.state, *(each.state for each in inside if each.result is None)]
+    inside = asking.work.tree.at_work(account.run.run_id)
+    at_work = [account.run.state, *(each.state for each in inside)]
     return (each for each in at_work if each is not asking.state)
 
 

@@ -36,9 +36,8 @@ def begin_child(run: AnyRun, target: ComponentRef, message: str, path: str, call
 
 def end_child(work: Work, child: Child, result: RunResult) -> None:
     """Write the end of a child, and before it that of what still runs inside it."""
-    for inner in list(work.tree.children(child.path)):
-        if inner.result is None:
-            finish_child(work, inner, cancelled("the run that called it has ended"))
+    for inner in list(work.tree.at_work(child.run_id)):
+        finish_child(work, inner, cancelled("the run that called it has ended"))
     finish_child(work, child, result)
 
 

@@ -84,6 +84,8 @@ class Tree:
         self._children: dict[str, Child] = {}
         self._by_call: dict[tuple[str, str], Child] = {}
         self._by_step: dict[tuple[str, str], list[Child]] = {}
+        self._open: dict[str, dict[str, Child]] = {}
+        """By their parents: who has ended holds up nobody who looks for those at work."""
 
     def __contains__(self, run_id: str) -> bool:
         return run_id == self.root_run_id or run_id in self._children
@@ -104,6 +106,7 @@ class Tree:
         if child is not None:
             if event.HasField("child_run_finished"):
                 child.result = event.child_run_finished.result
+                self._open[child.started.parent_run_id].pop(child.run_id, None)
             child.state.apply(event)
         elif event.HasField("child_run_started"):
             self._begin(event)
@@ -130,6 +133,7 @@ class Tree:
         )
         self._children[event.run_id] = child
         self._by_call[started.parent_run_id, event.path] = child
+        self._open.setdefault(started.parent_run_id, {})[event.run_id] = child
         step = event.path.removeprefix(self._path_of(started.parent_run_id)).lstrip("/").partition("/")[0]
         self._by_step.setdefault((started.parent_run_id, step), []).append(child)
 
@@ -151,10 +155,14 @@ class Tree:
         """The run that answers a call at a place; None where it has not begun."""
         return self._by_call.get((parent_run_id, path))
 
-    def children(self, path: str = "") -> Iterator[Child]:
-        """The runs inside the tree, or inside the run at a path; the inner ones before their callers."""
-        below = f"{path}/" if path else ""
-        return (each for each in reversed(self._children.values()) if each.path.startswith(below))
+    def at_work(self, run_id: str = "") -> Iterator[Child]:
+        """The runs inside a run, the root where it is not named, that have not ended.
+
+        The inner ones come before their callers, the last begun first.
+        """
+        for child in reversed(self._open.get(run_id or self.root_run_id, {}).values()):
+            yield from self.at_work(child.run_id)
+            yield child
 
     def pending(self) -> list[Asked]:
         """The requests for input that have no answer."""
@@ -170,5 +178,5 @@ class Tree:
 def new_state(definition: Definition, message: str, spent: Spent | None = None) -> Standing:
     """Where a run stands that has just begun, without a session's history."""
     if isinstance(definition, WorkflowDefinition):
-        return Progress(message, spent)
+        return Progress(message, spent, definition.state_json)
     return Conversation(definition.system_prompt, (), message, spent)

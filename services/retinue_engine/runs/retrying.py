@@ -112,5 +112,9 @@ def restore_steps(work: Work, origin: Standing) -> None:
             attempts=step.attempt,
             fallback=step.fallback,
             restored=True,
+            state_json=json.dumps(step.changes, ensure_ascii=False) if step.changes else "",
         )
+        if step.route:
+            taken = event_pb2.RouteTaken(step=step.name, route=step.route, reason="it was taken before")
+            work.emit(work.row.run_id, path, route_taken=taken)
         work.emit(work.row.run_id, path, step_completed=completed)

@@ -169,9 +169,8 @@ class Worker:
     async def _end(self, active: ActiveRun, work: Work, result: RunResult) -> None:
         active.ending = True
         row = work.row
-        for child in list(work.tree.children()):
-            if child.result is None:
-                finish_child(work, child, cancelled("the run that called it has ended"))
+        for child in list(work.tree.at_work()):
+            finish_child(work, child, cancelled("the run that called it has ended"))
         fill_result(result, work.tree.root, now_us() - row.create_us)
         result.session_id = row.session_id
         _shorten(result)

@@ -20,6 +20,7 @@ from retinue_engine.stores.store import (
     Totals,
 )
 from retinue_engine.story.history import definition_of
+from retinue_engine.workflow.deadlines import deadlines
 from retinue_engine.workflow.definition import WorkflowDefinition
 from retinue_engine.workflow.progress import Progress
 
@@ -111,24 +112,23 @@ def _suspended(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
     # A paused run goes on for a person alone.
     if suspended.state == run_pb2.RUN_STATE_WAITING:
         expiries = [asked.request.expire_time.ToMicroseconds() for asked in tree.pending()]
-        attention_us = min([*expiries, *_deadlines(root, tree)], default=None)
+        attention_us = min([*expiries, *_deadlines(root, tree, event.time.ToMicroseconds())], default=None)
     input_ids = tuple(suspended.input_ids)
     return Effects(suspension=Suspension(root.run_id, suspended.state, attention_us, input_ids))
 
 
-def _deadlines(root: RunRow, tree: Tree) -> Iterator[int]:
-    """When runs of the tree and tries of steps have had their time, for as far as it is limited."""
+def _deadlines(root: RunRow, tree: Tree, now_us: int) -> Iterator[int]:
+    """When something of the tree has had its time, for as far as it is limited."""
+    at_work = list(tree.at_work())
     runs = [(definition_of(root).timeout_s, root.create_us)]
-    at_work = [each for each in tree.children() if each.result is None]
     runs += [(each.definition.timeout_s, each.create_us) for each in at_work]
     states = [(tree.root, definition_of(root)), *((each.state, each.definition) for each in at_work)]
-    for state, definition in states:
-        if isinstance(state, Progress) and isinstance(definition, WorkflowDefinition):
-            tries = [step for step in state.steps.values() if step.state == "open"]
-            runs += [(definition.step(step.name).timeout_s, step.tried_us) for step in tries]
     for timeout_s, create_us in runs:
         if timeout_s is not None:
             yield create_us + math.ceil(timeout_s * 1_000_000)
+    for state, definition in states:
+        if isinstance(state, Progress) and isinstance(definition, WorkflowDefinition):
+            yield from deadlines(definition, state, now_us)
 
 
 def _finished(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:

@@ -1,8 +1,10 @@
 """One try of a step: what each kind of target does, once, whatever happens to the engine."""
 
+import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 from retinue.engine.v1 import event_pb2, input_pb2
@@ -23,8 +25,9 @@ from retinue_engine.agent.child_runs import begin_child, end_child, finish_child
 from retinue_engine.agent.inputs import emit_request
 from retinue_engine.agent.tree import Child
 from retinue_engine.agent.work import WorkflowRun
-from retinue_engine.outcome import cancelled
+from retinue_engine.outcome import cancelled, run_error
 from retinue_engine.workflow.branches import Branches
+from retinue_engine.workflow.deadlines import after
 from retinue_engine.workflow.definition import (
     Action,
     AskAction,
@@ -164,17 +167,61 @@ class Acting:
             )
 
         async def branch(index: int) -> StepResult | None:
-            inner = {**values, "item": items[index], "index": index}
-            asked = self.asked(action.action, inner, as_text(items[index]))
-            return await self.act(action.action, f"{place}/item:{index + 1}", inner, asked)
+            return await self._branch(action, place, index, {**values, "item": items[index], "index": index})
 
-        branches = Branches(len(items), branch, action)
-        try:
-            outputs = await branches.run()
-        finally:
-            if branches.cut_off:
-                self.abandon(place, "its branch is no longer needed")
+        def give_up(index: int, why: str) -> None:
+            where = f"{place}/item:{index + 1}"
+            self.abandon(where, why)
+            given_up = event_pb2.BranchAbandoned(step=self._step, branch=f"item:{index + 1}", reason=why)
+            self._run.emit(where, branch_abandoned=given_up)
+
+        outputs = await Branches(len(items), branch, give_up, action).run()
         return None if outputs is None else StepResult.of(outputs)
+
+    async def _branch(self, action: EachAction, place: str, index: int, values: Values) -> StepResult | None:
+        """One branch of an `each`, which is told when it begins and when it ends."""
+        name, where = f"item:{index + 1}", f"{place}/item:{index + 1}"
+        state, key = self._run.state, self._run.place(where)
+        if key not in state.branches:
+            self._run.emit(where, branch_opened=event_pb2.BranchOpened(step=self._step, branch=name))
+        try:
+            async with self._time_of_branch(action, state.branches[key], where):
+                asked = self.asked(action.action, values, as_text(values["item"]))
+                result = await self.act(action.action, where, values, asked)
+        except (ClaimLostError, BudgetExceededError):
+            raise
+        except RetinueError as error:
+            if key not in state.closed:
+                given_up = event_pb2.BranchAbandoned(
+                    step=self._step, branch=name, reason="it failed", error=run_error(error)
+                )
+                self._run.emit(where, branch_abandoned=given_up)
+            raise
+        if result is not None and key not in state.closed:
+            self._run.emit(where, branch_joined=event_pb2.BranchJoined(step=self._step, branch=name))
+        return result
+
+    @asynccontextmanager
+    async def _time_of_branch(self, action: EachAction, begun_us: int, where: str) -> AsyncIterator[None]:
+        """Raises StepTimeoutError once the branch has had its time."""
+        limit_s = action.branch_timeout_s
+        if limit_s is None:
+            yield
+            return
+        left_s = (after(begun_us, limit_s) - time.time_ns() // 1000) / 1_000_000
+        try:
+            async with asyncio.timeout(max(0.0, left_s)) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self.abandon(where, "the timeout of its branch is over")
+            raise StepTimeoutError(
+                f"a branch of the step {self._step} took longer than branch_timeout, {limit_s:g} s: raise "
+                "it, or let the branch do less",
+                step=self._step,
+                timeout_s=f"{limit_s:g}",
+            ) from None
 
     async def _loop(self, action: LoopAction, place: str, values: Values, first: str) -> StepResult | None:
         outputs: list[Any] = []
@@ -218,10 +265,12 @@ class Acting:
 
     def abandon(self, place: str, why: str) -> None:
         """End the runs at a place and below it that have not ended."""
-        path = self._run.place(place)
-        for child in list(self._run.work.tree.children()):
+        path, tree = self._run.place(place), self._run.work.tree
+        for child in tree.children_of_step(self._run.run_id, place.partition("/")[0]):
             inside = child.path == path or child.path.startswith(f"{path}/")
             if inside and child.result is None:
+                for inner in list(tree.at_work(child.run_id)):
+                    finish_child(self._run.work, inner, cancelled(why))
                 finish_child(self._run.work, child, cancelled(why))
 
     _DO: ClassVar[Mapping[type[Any], Callable[..., Awaitable[StepResult | None]]]] = {

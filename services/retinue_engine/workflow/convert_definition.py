@@ -16,6 +16,7 @@ from retinue_engine.workflow.definition import (
     BRANCHES,
     CONCURRENCY,
     MAX_BACKOFF_S,
+    MEMORIES,
     PASSING,
     ROUNDS,
     Action,
@@ -26,6 +27,8 @@ from retinue_engine.workflow.definition import (
     FailoverAction,
     JoinDefinition,
     LoopAction,
+    MemoryReadAction,
+    MemoryWriteAction,
     Retry,
     RouteDefinition,
     RouterAction,
@@ -53,6 +56,18 @@ _JOIN_MODES: Mapping[int, Literal["clear", "all", "any", "quorum"]] = {
     workflow_pb2.JOIN_MODE_ALL: "all",
     workflow_pb2.JOIN_MODE_ANY: "any",
     workflow_pb2.JOIN_MODE_QUORUM: "quorum",
+}
+_MERGES: Mapping[int, Literal["first", "list", "object"]] = {
+    workflow_pb2.JOIN_MERGE_UNSPECIFIED: "first",
+    workflow_pb2.JOIN_MERGE_FIRST: "first",
+    workflow_pb2.JOIN_MERGE_LIST: "list",
+    workflow_pb2.JOIN_MERGE_OBJECT: "object",
+}
+_CONFLICTS: Mapping[int, Literal["error", "last", "merge"]] = {
+    workflow_pb2.STATE_CONFLICT_POLICY_UNSPECIFIED: "error",
+    workflow_pb2.STATE_CONFLICT_POLICY_ERROR: "error",
+    workflow_pb2.STATE_CONFLICT_POLICY_LAST: "last",
+    workflow_pb2.STATE_CONFLICT_POLICY_MERGE: "merge",
 }
 _CONDITIONS: Mapping[int, Literal["success", "failure", "always"]] = {
     workflow_pb2.EDGE_CONDITION_UNSPECIFIED: "success",
@@ -84,6 +99,7 @@ def workflow_definition(
         timeout_s=seconds_of(options.timeout) or seconds_of(spec.timeout) or None,
         budget=budget_of(options.budget, spec.budget),
         session_budget=budget_of(options.session_budget, spec.session_budget),
+        state_json=spec.state_json,
     )
 
 
@@ -112,7 +128,9 @@ def _graph(
         timeout_s=seconds_of(options.timeout) or seconds_of(spec.timeout) or None,
         budget=budget_of(options.budget, spec.budget),
         session_budget=budget_of(options.session_budget, spec.session_budget),
+        state_json=spec.state_json,
         edges=edges,
+        on_conflict=_CONFLICTS[spec.on_conflict],
         concurrency=spec.concurrency if spec.HasField("concurrency") else CONCURRENCY,
         waits_for_all=spec.on_failure == workflow_pb2.BRANCH_FAILURE_POLICY_WAIT_ALL,
     )
@@ -129,7 +147,14 @@ def _step(step: workflow_pb2.WorkflowStep, known: _Known) -> StepDefinition:
         policy=_POLICIES[step.on_error],
         fallback=_runs(step.fallback, known) if step.HasField("fallback") else None,
         output=step.output,
-        join=JoinDefinition(_JOIN_MODES[join.mode], join.quorum, join.cancel_rest),
+        join=JoinDefinition(
+            _JOIN_MODES[join.mode],
+            join.quorum,
+            join.cancel_rest,
+            seconds_of(join.timeout) or None,
+            _MERGES[join.merge],
+        ),
+        changes=dict(step.set),
     )
 
 
@@ -152,11 +177,19 @@ def _action(step: workflow_pb2.WorkflowStep, known: _Known) -> Action:  # noqa: 
                 concurrency=each.concurrency if each.HasField("concurrency") else BRANCHES,
                 policy=_BRANCH_POLICIES[each.on_failure],
                 quorum=each.quorum if each.HasField("quorum") else None,
+                branch_timeout_s=seconds_of(each.branch_timeout) or None,
             )
         case "loop":
             loop = step.loop
             rounds = loop.max_rounds if loop.HasField("max_rounds") else ROUNDS
             return LoopAction(_runs(loop, known), loop.until, rounds)
+        case "memory_write":
+            write = step.memory_write
+            return MemoryWriteAction(write.text, dict(write.labels), seconds_of(write.expire_after) or None)
+        case "memory_read":
+            read = step.memory_read
+            limit = read.limit if read.HasField("limit") else MEMORIES
+            return MemoryReadAction(read.query, dict(read.labels), limit)
         case "failover":
             choices = tuple(_runs(each, known) for each in step.failover.choices)
             return FailoverAction(choices, frozenset(step.failover.errors))

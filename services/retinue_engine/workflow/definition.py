@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from retinue.registry.v1.component_pb2 import ComponentKind
@@ -32,6 +33,8 @@ CONCURRENCY = 16
 BRANCHES = 8
 """Of one `each`, at a time."""
 ROUNDS = 10
+MEMORIES = 10
+"""Texts that one read finds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class EachAction:
     policy: Literal["fail_fast", "wait_all", "continue"]
     quorum: int | None
     """With so many the step is done; None: with all."""
+    branch_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,28 @@ class FailoverAction:
     """Reasons after which the next is tried; empty: all."""
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryWriteAction:
+    """Keeps a text."""
+
+    text: str
+    """A template."""
+    labels: Mapping[str, str]
+    """Each value is a template."""
+    expire_after_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReadAction:
+    """Finds texts that were kept."""
+
+    query: str
+    """A template; empty: the newest."""
+    labels: Mapping[str, str]
+    """Each value is a template."""
+    limit: int
+
+
 Action = (
     RunAction
     | ToolAction
@@ -144,6 +170,8 @@ Action = (
     | EachAction
     | LoopAction
     | FailoverAction
+    | MemoryWriteAction
+    | MemoryReadAction
 )
 
 
@@ -165,6 +193,10 @@ class JoinDefinition:
     """clear: once it is clear of all edges whether they are taken, and one is."""
     quorum: int = 0
     cancel_rest: bool = False
+    timeout_s: float | None = None
+    """From the first edge that is taken."""
+    merge: Literal["first", "list", "object"] = "first"
+    """What the node is asked where it has no input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +215,8 @@ class StepDefinition:
     output: str = ""
     """CEL; empty: the structured result, else the text."""
     join: JoinDefinition = JoinDefinition()
+    changes: Mapping[str, str] = field(default_factory=dict)
+    """What it sets in the state, each by CEL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +232,7 @@ class EdgeDefinition:
     """The router's route that takes it; empty: it leads from no router."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WorkflowDefinition:
     """A workflow with all that it needs."""
 
@@ -217,10 +251,12 @@ class WorkflowDefinition:
     concurrency: int = CONCURRENCY
     waits_for_all: bool = False
     """Whether a graph whose node failed waits for the nodes that are at work."""
+    state_json: str = ""
+    """What the state begins with; empty: nothing."""
+    on_conflict: Literal["error", "last", "merge"] = "error"
+    """What becomes of what nodes have set side by side."""
 
-    def step(self, name: str) -> StepDefinition:
-        """A step by its name. Raises KeyError."""
-        for each in self.steps:
-            if each.name == name:
-                return each
-        raise KeyError(name)
+    @cached_property
+    def by_name(self) -> Mapping[str, StepDefinition]:
+        """The steps by their names."""
+        return {step.name: step for step in self.steps}

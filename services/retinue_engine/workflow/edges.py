@@ -1,89 +1,100 @@
-"""Which way a graph goes on: pure functions of what is done to which nodes may begin."""
+"""Which way a graph goes on: what the ends of nodes decide for those that come after them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 from retinue.errors import JoinNotMetError
 from retinue_engine.workflow.definition import EdgeDefinition, StepDefinition, WorkflowDefinition
-from retinue_engine.workflow.progress import Progress
-from retinue_engine.workflow.values import truth
 
 Verdict = Literal["wait", "begin", "skip"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Graph:
     """A graph with its edges by where they begin and where they lead."""
 
     definition: WorkflowDefinition
-    incoming: Mapping[str, Sequence[EdgeDefinition]]
-    outgoing: Mapping[str, Sequence[EdgeDefinition]]
 
-    @classmethod
-    def of(cls, definition: WorkflowDefinition) -> "Graph":
-        """The graph of a definition."""
-        incoming: dict[str, list[EdgeDefinition]] = {step.name: [] for step in definition.steps}
-        outgoing: dict[str, list[EdgeDefinition]] = {step.name: [] for step in definition.steps}
-        for edge in definition.edges or ():
-            incoming[edge.target].append(edge)
-            outgoing[edge.source].append(edge)
-        return cls(definition, incoming, outgoing)
+    @cached_property
+    def incoming(self) -> Mapping[str, Sequence[EdgeDefinition]]:
+        """The edges that lead to each node."""
+        found: dict[str, list[EdgeDefinition]] = {step.name: [] for step in self.definition.steps}
+        for edge in self.definition.edges or ():
+            found[edge.target].append(edge)
+        return found
 
-    def only_before(self, name: str) -> set[str]:
-        """The nodes that lead nowhere but to this one."""
-        found: set[str] = set()
-        waiting = [edge.source for edge in self.incoming[name]]
+    @cached_property
+    def outgoing(self) -> Mapping[str, Sequence[tuple[int, EdgeDefinition]]]:
+        """The edges that lead from each node, each with its number among those that lead to its target."""
+        found: dict[str, list[tuple[int, EdgeDefinition]]] = {step.name: [] for step in self.definition.steps}
+        for edges in self.incoming.values():
+            for number, edge in enumerate(edges):
+                found[edge.source].append((number, edge))
+        return found
+
+    def only_before(self, name: str) -> Iterator[str]:
+        """Yield the nodes that lead nowhere but to this one."""
+        left = {each: len(edges) for each, edges in self.outgoing.items()}
+        waiting = [name]
         while waiting:
-            each = waiting.pop()
-            if each in found:
-                continue
-            if all(edge.target == name or edge.target in found for edge in self.outgoing[each]):
-                found.add(each)
-                waiting += [edge.source for edge in self.incoming[each]]
+            for edge in self.incoming[waiting.pop()]:
+                left[edge.source] -= 1
+                if not left[edge.source]:
+                    yield edge.source
+                    waiting.append(edge.source)
+
+    def before(self, name: str) -> set[str]:
+        """All nodes from which this one can be reached."""
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            for edge in self.incoming[waiting.pop()]:
+                if edge.source not in found:
+                    found.add(edge.source)
+                    waiting.append(edge.source)
         return found
 
 
-def is_taken(edge: EdgeDefinition, progress: Progress, values: Mapping[str, Any]) -> bool:
-    """Whether an edge is taken whose source is done. Raises ExpressionFailedError."""
-    source = progress.steps[edge.source]
-    if source.state == "skipped":
-        return False
-    if edge.after != "always" and (source.state == "failed") != (edge.after == "failure"):
-        return False
-    if edge.route and source.route != edge.route:
-        return False
-    return not edge.when or truth(edge.when, values, edge.target, "when")
+@dataclass(slots=True)
+class Arrival:
+    """What is decided so far of the edges that lead to a node."""
 
+    edges: int
+    """How many there are."""
+    decided: int = 0
+    taken: list[tuple[int, EdgeDefinition]] = field(default_factory=list)
+    """Those that are taken, each with its number among the node's."""
+    first_us: int = 0
+    """When the first of them was."""
 
-def taken_edges(
-    edges: Sequence[EdgeDefinition], progress: Progress, values: Mapping[str, Any]
-) -> Iterator[EdgeDefinition]:
-    """Yield the edges that are taken, of those that are decided."""
-    for edge in edges:
-        source = progress.steps.get(edge.source)
-        if source is not None and source.done and is_taken(edge, progress, values):
-            yield edge
+    def in_order(self) -> list[EdgeDefinition]:
+        """Those that are taken, in the order in which the graph has them."""
+        return [edge for _, edge in sorted(self.taken, key=lambda pair: pair[0])]
 
+    def verdict(self, step: StepDefinition, *, late: bool = False) -> Verdict:
+        """Whether the node may begin now; `late` where the time of its join is over.
 
-def verdict(step: StepDefinition, graph: Graph, progress: Progress, values: Mapping[str, Any]) -> Verdict:
-    """Whether a node that has not begun may begin now. Raises JoinNotMetError, ExpressionFailedError."""
-    edges = graph.incoming[step.name]
-    if not edges:
-        return "begin"
-    decided = sum((source := progress.steps.get(edge.source)) is not None and source.done for edge in edges)
-    taken = len(list(taken_edges(edges, progress, values)))
-    clear = decided == len(edges)
-    needed = {"clear": 1, "any": 1, "all": len(edges), "quorum": step.join.quorum}[step.join.mode]
-    if taken >= needed and (clear or step.join.mode != "clear"):
-        return "begin"
-    if not clear:
-        return "wait"
-    if taken and step.join.mode != "clear":
-        raise JoinNotMetError(
-            f"the node {step.name} joins {len(edges)} edges and needs {needed}, and {taken} were taken",
-            step=step.name,
-            taken=taken,
-            needed=needed,
-        )
-    return "skip"
+        Raises JoinNotMetError.
+        """
+        join, taken = step.join, len(self.taken)
+        if not self.edges:
+            return "begin"
+        clear = self.decided == self.edges
+        needed = {"clear": 1, "any": 1, "all": self.edges, "quorum": join.quorum}[join.mode]
+        if taken >= needed and (clear or join.mode != "clear"):
+            return "begin"
+        if not clear and not late:
+            return "wait"
+        if taken and (join.mode != "clear" or late):
+            when = f" within {join.timeout_s:g} s" if late and join.timeout_s else ""
+            wanted = self.edges if join.mode == "clear" else needed
+            raise JoinNotMetError(
+                f"the node {step.name} joins {self.edges} edges and needs {wanted}, and {taken} were taken"
+                f"{when}",
+                step=step.name,
+                taken=taken,
+                needed=wanted,
+            )
+        return "skip"

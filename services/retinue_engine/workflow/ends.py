@@ -8,6 +8,7 @@ from retinue_engine.agent.output import OutputSchema
 from retinue_engine.agent.work import WorkflowRun
 from retinue_engine.workflow.definition import WorkflowDefinition
 from retinue_engine.workflow.values import as_json, as_text, evaluate
+from retinue_engine.workflow.variables import variables
 
 
 def read_input(definition: WorkflowDefinition, message: str) -> Any:
@@ -26,7 +27,7 @@ def read_input(definition: WorkflowDefinition, message: str) -> Any:
 def finish(run: WorkflowRun, given: Any, last: Any) -> str:
     """Set a run's output; return it as JSON where it is not just text. Raises ExpressionFailedError."""
     state, source = run.state, run.definition.output
-    output = evaluate(source, {"input": given, "steps": state.values}, "", "output") if source else last
+    output = evaluate(source, variables(run, given), "", "output") if source else last
     state.output = as_text(output)
     state.succeeded = True
     return "" if isinstance(output, str) else as_json(output, "output")

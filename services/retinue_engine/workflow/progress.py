@@ -5,7 +5,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from google.protobuf.duration_pb2 import Duration
+
+from retinue.common.v1.usage_pb2 import Cost, Usage
 from retinue.engine.v1 import event_pb2
+from retinue.engine.v1.memory_pb2 import Memory
 from retinue.registry.v1.workflow_pb2 import STEP_ERROR_POLICY_FALLBACK
 from retinue_engine.agent.conversation import Asked
 from retinue_engine.agent.spent import Spent
@@ -38,6 +42,17 @@ class StepProgress:
     """Of a loop: how many have begun in its last try."""
     output: Any = None
     error: str = ""
+    reason: str = ""
+    """Why it was left out."""
+    done_us: int = 0
+    """When it was done."""
+    changes: dict[str, Any] | None = None
+    """What it set in the state; None: nothing."""
+    shared: dict[str, Any] | None = None
+    """The state as it was when it was done."""
+    duration: Duration | None = None
+    usage: Usage | None = None
+    cost: Cost | None = None
 
     @property
     def done(self) -> bool:
@@ -53,13 +68,23 @@ class Progress:
     finish_reason: ClassVar[str] = ""
     repairs: ClassVar[int] = 0
 
-    def __init__(self, message: str, spent: Spent | None = None) -> None:
+    def __init__(self, message: str, spent: Spent | None = None, state_json: str = "") -> None:
         self.message = message
         self.spent = spent or Spent()
         self.steps: dict[str, StepProgress] = {}
         """Those that have begun or were left out, in that order."""
         self.values: dict[str, dict[str, Any]] = {}
         """What expressions see of the steps that are done."""
+        self.shared: dict[str, Any] = json.loads(state_json) if state_json else {}
+        """The state; never changed in place."""
+        self.writers: dict[str, list[str]] = {}
+        """For each key of the state the steps that have set it."""
+        self.branches: dict[str, int] = {}
+        """When branches began, by their places."""
+        self.closed: set[str] = set()
+        """The places of those that have come to where they are needed, or were given up."""
+        self.written: dict[str, Memory] = {}
+        """The texts that steps have kept, by the places of their tries."""
         self.last_output: Any = None
         """That of the last step that ran; None before."""
         self.any_output = False
@@ -101,13 +126,17 @@ class Progress:
         step.tried_us = event.time.ToMicroseconds()
         step.begun_us = step.begun_us or step.tried_us
 
-    def _done(self, step: StepProgress, state: State) -> None:
+    def _done(self, step: StepProgress, state: State, event: event_pb2.RunEvent) -> None:
         step.state = state
+        step.done_us = event.time.ToMicroseconds()
+        step.shared = self.shared
         self.ended.append(step.name)
         self.values[step.name] = {"output": step.output, "state": state, "error": step.error}
 
     def _step_skipped(self, event: event_pb2.RunEvent) -> None:
-        self._done(self._step(event.step_skipped.step), "skipped")
+        step = self._step(event.step_skipped.step)
+        step.reason = event.step_skipped.reason
+        self._done(step, "skipped", event)
 
     def _step_retrying(self, event: event_pb2.RunEvent) -> None:
         retrying = event.step_retrying
@@ -121,7 +150,13 @@ class Progress:
         step.output = json.loads(completed.output_json)
         step.fallback = completed.fallback
         self.last_output, self.any_output = step.output, True
-        self._done(step, "completed")
+        if completed.state_json:
+            step.changes = json.loads(completed.state_json)
+            self.shared = {**self.shared, **step.changes}
+            for key in step.changes:
+                self.writers.setdefault(key, []).append(step.name)
+        _add_sums(step, completed)
+        self._done(step, "completed", event)
 
     def _step_failed(self, event: event_pb2.RunEvent) -> None:
         failed = event.step_failed
@@ -130,7 +165,8 @@ class Progress:
         if failed.policy == STEP_ERROR_POLICY_FALLBACK:
             step.state, step.fallback, step.attempt, step.due_us = "waiting", True, 0, 0
         else:
-            self._done(step, "failed")
+            _add_sums(step, failed)
+            self._done(step, "failed", event)
 
     def _tool_call_started(self, event: event_pb2.RunEvent) -> None:
         self.started[event.tool_call_started.call_id] = event.sequence
@@ -146,6 +182,21 @@ class Progress:
 
     def _loop_round(self, event: event_pb2.RunEvent) -> None:
         self._step(event.loop_round.step).rounds = event.loop_round.round
+
+    def _branch_opened(self, event: event_pb2.RunEvent) -> None:
+        opened = event.branch_opened
+        self.branches[branch_place(event.path, opened.step, opened.branch)] = event.time.ToMicroseconds()
+
+    def _branch_joined(self, event: event_pb2.RunEvent) -> None:
+        joined = event.branch_joined
+        self.closed.add(branch_place(event.path, joined.step, joined.branch))
+
+    def _branch_abandoned(self, event: event_pb2.RunEvent) -> None:
+        given_up = event.branch_abandoned
+        self.closed.add(branch_place(event.path, given_up.step, given_up.branch))
+
+    def _memory_written(self, event: event_pb2.RunEvent) -> None:
+        self.written[event.path] = event.memory_written.memory
 
     def _input_requested(self, event: event_pb2.RunEvent) -> None:
         request = event.input_requested.request
@@ -181,6 +232,23 @@ class Progress:
         "tool_call_completed": _tool_call_completed,
         "route_taken": _route_taken,
         "loop_round": _loop_round,
+        "branch_opened": _branch_opened,
+        "branch_joined": _branch_joined,
+        "branch_abandoned": _branch_abandoned,
+        "memory_written": _memory_written,
         "input_requested": _input_requested,
         "input_received": _input_received,
     }
+
+
+def branch_place(path: str, step: str, branch: str) -> str:
+    """What tells a branch from all others: the path of an item, the names of a node and its fork or join."""
+    return path if ":" in branch else f"{step}>{branch}"
+
+
+def _add_sums(step: StepProgress, event: event_pb2.StepCompleted | event_pb2.StepFailed) -> None:
+    # Copies: a part of a message keeps all of it.
+    step.duration, step.usage, step.cost = Duration(), Usage(), Cost()
+    step.duration.CopyFrom(event.duration)
+    step.usage.CopyFrom(event.usage)
+    step.cost.CopyFrom(event.cost)

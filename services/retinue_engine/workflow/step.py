@@ -1,8 +1,10 @@
 """One step of a workflow: left out, tried as often as it may be, done or failed."""
 
 import asyncio
+import json
 import random
 import time
+from collections.abc import Callable, Collection
 from typing import Any
 
 from retinue.engine.v1 import event_pb2
@@ -22,7 +24,9 @@ from retinue_engine.workflow.acting import Acting, WorkOn
 from retinue_engine.workflow.definition import Action, StepDefinition
 from retinue_engine.workflow.progress import StepProgress
 from retinue_engine.workflow.result import StepResult
+from retinue_engine.workflow.sharing import check_size, settled
 from retinue_engine.workflow.values import as_json, as_text, evaluate, truth
+from retinue_engine.workflow.variables import variables
 
 _POLICIES = {
     "fail": workflow_pb2.STEP_ERROR_POLICY_FAIL,
@@ -31,17 +35,30 @@ _POLICIES = {
 }
 
 
+NamesBefore = Callable[[str], Collection[str]]
+
+
 class Step:
     """One step of a run at work."""
 
     def __init__(
-        self, run: WorkflowRun, step: StepDefinition, given: Any, before: Any, work_on: WorkOn
+        self,
+        run: WorkflowRun,
+        step: StepDefinition,
+        given: Any,
+        before: Any,
+        work_on: WorkOn,
+        names_before: NamesBefore | None = None,
     ) -> None:
-        """`given` is the workflow's input; `before` what the step is asked where it has no input."""
+        """`given` is the workflow's input; `before` what the step is asked where it has no input.
+
+        `names_before` tells the nodes of a graph that come before one; in a linear workflow all do.
+        """
         self._run = run
         self._step = step
         self._input = given
         self._before = before
+        self._names_before = names_before
         self._acting = Acting(run, step.name, work_on)
 
     async def advance(self) -> bool:
@@ -49,6 +66,8 @@ class Step:
 
         Raises the step's error where that fails the workflow.
         """
+        # A step may have nothing to wait for, and there may be thousands: others come to their turn.
+        await asyncio.sleep(0)
         known = self._begin()
         while not known.done:
             try:
@@ -93,13 +112,7 @@ class Step:
         return True
 
     def _values(self) -> dict[str, Any]:
-        run = self._run
-        return {
-            "input": self._input,
-            "steps": run.state.values,
-            "run": {"id": run.run_id, "depth": run.depth, "workflow": run.definition.name},
-            "session": {"id": run.work.row.session_id},
-        }
+        return variables(self._run, self._input)
 
     def _emit(self, **what: object) -> StepProgress:
         self._run.emit(f"step:{self._step.name}", **what)
@@ -138,14 +151,36 @@ class Step:
 
     def _complete(self, known: StepProgress, result: StepResult) -> None:
         name, output = self._step.name, result.value
-        if self._step.output:
+        values: dict[str, Any] = {}
+        if self._step.output or self._step.changes:
             values = {**self._values(), "result": {"text": result.text, "structured": result.structured}}
+        if self._step.output:
             output = evaluate(self._step.output, values, name, "output")
         completed = event_pb2.StepCompleted(
-            step=name, output_json=as_json(output, name), attempts=known.attempt, fallback=known.fallback
+            step=name,
+            output_json=as_json(output, name),
+            attempts=known.attempt,
+            fallback=known.fallback,
+            state_json=self._changes(values),
         )
         self._add_sums(known, completed)
         self._emit(step_completed=completed)
+
+    def _changes(self, values: dict[str, Any]) -> str:
+        """What it sets in the state, as JSON. Raises StateConflictError, PayloadTooLargeError."""
+        step, state = self._step, self._run.state
+        if not step.changes:
+            return ""
+        changes = {
+            key: evaluate(source, values, step.name, f"set.{key}") for key, source in step.changes.items()
+        }
+        others: dict[str, set[str]] = {}
+        if self._names_before is not None and not state.writers.keys().isdisjoint(changes):
+            before = {step.name, *self._names_before(step.name)}
+            others = {key: set(state.writers.get(key, ())) - before for key in changes}
+        changes = settled(step.name, changes, state.shared, others, self._run.definition.on_conflict)
+        check_size({**state.shared, **changes}, step.name)
+        return json.dumps(changes, ensure_ascii=False)
 
     def _retry(self, known: StepProgress, error: RetinueError) -> bool:
         """Whether the step is tried again, which is said then."""

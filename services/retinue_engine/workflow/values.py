@@ -20,14 +20,15 @@ _WHOLE = re.compile(r"\{\{\s*([A-Za-z_]\w*)((?:\.\w+|\[\d+\])*)\s*\}\}")
 _PART = re.compile(r"\.(\w+)|\[(\d+)\]")
 
 Values = Mapping[str, Any]
-"""The variables: `input`, `steps`, `run`, `session`, and `result` where a step's output is made."""
+"""The variables, as `variables` makes them, with those that belong to the place."""
 
 
 def evaluate(source: str, values: Values, step: str, field: str) -> Any:
     """What a CEL expression makes of the values. Raises ExpressionFailedError, PayloadTooLargeError."""
     # Handing over a value costs as much as it is large: only what is named.
     named = step_names(source)
-    seen = {**values, "steps": {name: each for name, each in values["steps"].items() if name in named}}
+    steps = values["steps"]
+    seen = {**values, "steps": {name: steps[name] for name in named if name in steps}}
     try:
         expression = compile_expression(source)
         seen = {name: value for name, value in seen.items() if name in expression.names}

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,6 +103,8 @@ async def ended(client: Client, graph: tuple[Node, ...]) -> dict[str, str]:
     return ends
 
 
+# The services in this process use `random` while Hypothesis draws in its own thread.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 async def test_a_random_graph_comes_to_the_end_that_the_model_foretells(tmp_path: Any) -> None:
     async with open_suite(tmp_path) as suite:
         loop = asyncio.get_running_loop()
