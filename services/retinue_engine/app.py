@@ -16,6 +16,7 @@ from retinue_engine.runs.retention import open_retention
 from retinue_engine.runs.working import Worker
 from retinue_engine.servicers import diagnostics as servicer_diagnostics
 from retinue_engine.servicers import inputs as servicer_inputs
+from retinue_engine.servicers import memories as servicer_memories
 from retinue_engine.servicers import runs as servicer_runs
 from retinue_engine.servicers import sessions as servicer_sessions
 from retinue_engine.settings import EngineSettings
@@ -66,10 +67,12 @@ async def open_app(settings: EngineSettings) -> AsyncIterator[Sequence[Mount]]:
         runs = servicer_runs.RunServicer(store, acceptance, keepers, remote, settings.heartbeat_s)
         inputs = servicer_inputs.InputServicer(store, keepers.dispatcher)
         sessions = servicer_sessions.SessionServicer(store)
+        memories = servicer_memories.MemoryServicer(store)
         diagnostics = servicer_diagnostics.DiagnosticsServicer(registry, allowed)
         yield [
             Mount(servicer_runs.SERVICE, runs.add_to),
             Mount(servicer_inputs.SERVICE, inputs.add_to),
             Mount(servicer_sessions.SERVICE, sessions.add_to),
+            Mount(servicer_memories.SERVICE, memories.add_to),
             Mount(servicer_diagnostics.SERVICE, diagnostics.add_to),
         ]

@@ -14,6 +14,8 @@ from retinue.errors import (
     RunTimeoutError,
 )
 from retinue_engine.agent.tree import Standing
+from retinue_engine.workflow.progress import Progress
+from retinue_engine.workflow.results import step_results
 
 MAX_MESSAGE = 16 * 1024
 """Most characters of an error's message or fact in a result."""
@@ -76,3 +78,5 @@ def fill_result(result: run_pb2.RunResult, state: Standing, duration_us: int) ->
     result.retries = spent.retries
     result.repairs = state.repairs
     set_seconds(result.duration, duration_us / 1_000_000)
+    if isinstance(state, Progress):
+        result.steps.extend(step_results(state))

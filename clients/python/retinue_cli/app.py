@@ -20,6 +20,7 @@ from retinue_cli.commands import (
     init,
     inputs,
     logs,
+    memory,
     prompts,
     report,
     resources,
@@ -98,6 +99,7 @@ app.command(rich_help_panel=_LOOK)(history.runs)
 app.command(rich_help_panel=_LOOK)(show.show)
 app.command(rich_help_panel=_LOOK)(history.sessions)
 app.add_typer(session.app, name="session", rich_help_panel=_LOOK)
+app.add_typer(memory.app, name="memory", rich_help_panel=_LOOK)
 app.command(rich_help_panel=_LOOK)(graph.graph)
 app.command(rich_help_panel=_LOOK)(report.report)
 app.command(rich_help_panel=_LOOK)(report.trace)

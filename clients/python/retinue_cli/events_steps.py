@@ -45,6 +45,20 @@ class StepLines:
     def loop_round(self, began: "event_pb2.LoopRound") -> None:
         self._say((f"(round {began.round} of {began.step})", "dim"))
 
+    def branch_opened(self, branch: "event_pb2.BranchOpened") -> None:
+        self._say((f"(branch {branch.branch} of {branch.step} begins)", "dim"))
+
+    def branch_joined(self, branch: "event_pb2.BranchJoined") -> None:
+        self._say((f"(branch {branch.branch} comes to {branch.step})", "dim"))
+
+    def branch_abandoned(self, branch: "event_pb2.BranchAbandoned") -> None:
+        why = f": {self._line_of(branch.error.message)}" if branch.HasField("error") else ""
+        said = f"(branch {branch.branch} of {branch.step} is given up: {branch.reason}{why})"
+        self._say((said, "yellow"))
+
+    def memory_written(self, written: "event_pb2.MemoryWritten") -> None:
+        self._say((f"(kept as {written.memory.memory_id})", "dim"))
+
     def step_completed(self, step: "event_pb2.StepCompleted") -> None:
         value = json.loads(step.output_json)
         output = value if isinstance(value, str) else step.output_json

@@ -1,7 +1,7 @@
 """What the agent runs of one tree share while an engine works on them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from retinue.engine.v1 import event_pb2
@@ -11,6 +11,7 @@ from retinue_engine.agent.tree import Tree
 from retinue_engine.definition import AgentDefinition
 from retinue_engine.llm.pricing import PriceTable
 from retinue_engine.llm.routing import Models
+from retinue_engine.memory import MemoryRow
 from retinue_engine.stores.store import Effects, RunRow, Totals
 from retinue_engine.story.effects import effects_of
 from retinue_engine.story.journal import Journal
@@ -56,6 +57,10 @@ class Arrivals:
         return future
 
 
+FindMemories = Callable[[Sequence[str], Mapping[str, str], int], Awaitable[list[MemoryRow]]]
+"""Finds texts that were kept, by words and labels, at most so many; without words the newest."""
+
+
 @dataclass(slots=True)
 class Work:
     """One tree at work."""
@@ -68,6 +73,7 @@ class Work:
     paused: Callable[[], bool]
     """Whether the run is to stop at the next safe point."""
     find_blob: FindBlob
+    find_memories: FindMemories
     session: Totals = field(default_factory=Totals)
     """What the session's earlier runs have used; of interest only where there is a budget for it."""
     arrivals: Arrivals = field(default_factory=Arrivals)

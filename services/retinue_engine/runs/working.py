@@ -1,7 +1,7 @@
 """Working on a run: from where its journal stands to its last event, or until it waits for somebody."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -32,6 +32,7 @@ from retinue_engine.agent.tree import Definition, Tree
 from retinue_engine.agent.work import Means, Work
 from retinue_engine.convert import now_us
 from retinue_engine.definition import AgentDefinition, Budget
+from retinue_engine.memory import MemoryRow
 from retinue_engine.outcome import cancelled, failed, fill_result, succeeded
 from retinue_engine.runs.receiving import expire_inputs, receive_answers
 from retinue_engine.runs.retrying import restore
@@ -108,6 +109,16 @@ class Worker:
             blob = await _patiently(row, partial(store.get_blob, root_run_id, blob_id))
             return blob.data if blob else None
 
+        async def find_memories(
+            words: Sequence[str], labels: Mapping[str, str], limit: int
+        ) -> list[MemoryRow]:
+            if words:
+                search = partial(store.search_memories, row.namespace, words, labels, limit, now_us())
+                return await _patiently(row, search)
+            return await _patiently(
+                row, partial(store.list_memories, row.namespace, labels, None, limit, now_us())
+            )
+
         return Work(
             row=row,
             tree=tree,
@@ -115,6 +126,7 @@ class Worker:
             means=self._means,
             paused=lambda: row.pause_reason is not None,
             find_blob=find_blob,
+            find_memories=find_memories,
         )
 
     async def _replay(self, active: ActiveRun) -> Tree:

@@ -15,6 +15,7 @@ from retinue.engine.v1.run_pb2 import (
     RUN_STATE_SUCCEEDED,
     RUN_STATE_WAITING,
 )
+from retinue_engine.memory import MemoryRow
 
 FINAL_STATES = frozenset({RUN_STATE_SUCCEEDED, RUN_STATE_FAILED, RUN_STATE_CANCELLED})
 NOT_FINAL_STATES = (RUN_STATE_QUEUED, RUN_STATE_RUNNING, RUN_STATE_PAUSED, RUN_STATE_WAITING)
@@ -182,6 +183,8 @@ class Effects:
     """Ids of those whose answer the record holds. One that is still pending has expired: it is CLOSED."""
     blobs: Sequence[BlobRow] = ()
     """Stored before the record."""
+    memories: Sequence[MemoryRow] = ()
+    """Texts that are kept."""
     outcomes: Sequence[RunOutcome] = ()
     """Runs that end; the root last."""
     suspension: Suspension | None = None
@@ -422,6 +425,36 @@ class Store(Protocol):
 
     async def surplus_sessions(self, keep: int, limit: int) -> list[tuple[str, str]]:
         """The same of those beyond the `keep` sessions, free or not, that their namespace used last."""
+
+    async def write_memory(self, row: MemoryRow) -> MemoryRow:
+        """Keep a text; return it as stored, which is the first one where its id is known."""
+
+    async def get_memory(self, namespace: str, memory_id: str, now_us: int) -> MemoryRow | None:
+        """A text that has not expired; None where there is none."""
+
+    async def list_memories(
+        self,
+        namespace: str,
+        labels: Mapping[str, str],
+        before: tuple[int, str] | None,
+        limit: int,
+        now_us: int,
+    ) -> list[MemoryRow]:
+        """Texts, the newest first, that come after a place `(create_us, memory_id)` in that order.
+
+        Those that have all of the labels and have not expired.
+        """
+
+    async def search_memories(
+        self, namespace: str, words: Sequence[str], labels: Mapping[str, str], limit: int, now_us: int
+    ) -> list[MemoryRow]:
+        """Texts with some of the words: those with more of them first, then the newer ones.
+
+        Those that have all of the labels and have not expired. There must be a word.
+        """
+
+    async def delete_memory(self, namespace: str, memory_id: str) -> bool:
+        """Forget a text; whether there was one."""
 
     async def list_messages(
         self, namespace: str, session_id: str, after: int, limit: int | None

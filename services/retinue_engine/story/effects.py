@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from retinue.engine.v1 import event_pb2, run_pb2
 from retinue.engine.v1.service_pb2 import RunRequest
 from retinue_engine.agent.tree import Tree
+from retinue_engine.convert_memory import memory_from_proto
 from retinue_engine.stores.store import (
     RUN_STATE_RUNNING,
     Effects,
@@ -44,6 +45,7 @@ def merged(effects: Iterable[Effects | None]) -> Effects | None:
         inputs=[row for each in found for row in each.inputs],
         received=[input_id for each in found for input_id in each.received],
         blobs=[row for each in found for row in each.blobs],
+        memories=[memory for each in found for memory in each.memories],
         outcomes=[outcome for each in found for outcome in each.outcomes],
         suspension=found[-1].suspension,
     )
@@ -104,6 +106,10 @@ def _input_requested(root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Ef
 
 def _input_received(_root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Effects:
     return Effects(received=[event.input_received.input_id])
+
+
+def _memory_written(_root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Effects:
+    return Effects(memories=[memory_from_proto(event.memory_written.memory)])
 
 
 def _suspended(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
@@ -172,6 +178,7 @@ _MAKE: dict[str, _Make] = {
     "child_run_finished": _child_finished,
     "input_requested": _input_requested,
     "input_received": _input_received,
+    "memory_written": _memory_written,
     "run_suspended": _suspended,
     "run_finished": _finished,
 }

@@ -35,11 +35,14 @@ from retinue_engine.workflow.definition import (
     FailAction,
     FailoverAction,
     LoopAction,
+    MemoryReadAction,
+    MemoryWriteAction,
     RouterAction,
     RunAction,
     ToolAction,
     TransformAction,
 )
+from retinue_engine.workflow.memory_step import read_memory, write_memory
 from retinue_engine.workflow.result import StepResult
 from retinue_engine.workflow.tool_step import call_tool
 from retinue_engine.workflow.values import as_json, as_text, evaluate, render, render_json, truth
@@ -48,6 +51,14 @@ WorkOn = Callable[[WorkflowRun, Child], Awaitable[RunResult | None]]
 """Works on a child of a run; None where it waits for somebody outside, or is to pause."""
 
 Values = Mapping[str, Any]
+
+
+_ASKING: Mapping[type[Any], str] = {
+    AskAction: "question",
+    MemoryWriteAction: "text",
+    MemoryReadAction: "query",
+}
+"""The template of what an action asks, where it always has one."""
 
 
 class Acting:
@@ -65,8 +76,8 @@ class Acting:
         if isinstance(action, RunAction):
             template = action.input
             return default if template is None else render(template, values, self._step, "input")
-        if isinstance(action, AskAction):
-            return render(action.question, values, self._step, "question")
+        if field := _ASKING.get(type(action)):
+            return render(getattr(action, field), values, self._step, field)
         if isinstance(action, RouterAction) and action.chooser:
             return _choice_of(action, self.asked(action.chooser, values, default))
         return default if isinstance(action, LoopAction | FailoverAction) else ""
@@ -96,6 +107,15 @@ class Acting:
 
     async def _give_up(self, action: FailAction, _place: str, values: Values, _asked: str) -> StepResult:
         raise WorkflowFailedError(render(action.message, values, self._step, "message"), step=self._step)
+
+    async def _write(self, action: MemoryWriteAction, place: str, values: Values, asked: str) -> StepResult:
+        return await write_memory(self._run, place, action, asked, self._labels(action.labels, values))
+
+    async def _read(self, action: MemoryReadAction, _place: str, values: Values, asked: str) -> StepResult:
+        return await read_memory(self._run, action, asked, self._labels(action.labels, values))
+
+    def _labels(self, labels: Mapping[str, str], values: Values) -> dict[str, str]:
+        return {name: render(text, values, self._step, f"labels.{name}") for name, text in labels.items()}
 
     async def _ask_run(self, action: RunAction, place: str, asked: str) -> StepResult | None:
         run = self._run
@@ -283,6 +303,8 @@ class Acting:
         EachAction: _each,
         LoopAction: _loop,
         FailoverAction: _fail_over,
+        MemoryWriteAction: _write,
+        MemoryReadAction: _read,
     }
 
 

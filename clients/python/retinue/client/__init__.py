@@ -9,6 +9,7 @@ from retinue.client.channel import Access, ServiceChannel, open_channel
 from retinue.client.components import Components
 from retinue.client.contents import Contents
 from retinue.client.inputs import Inputs
+from retinue.client.memories import Memories
 from retinue.client.runs import Runs
 from retinue.client.secrets import Secrets
 from retinue.client.servers import Servers
@@ -21,6 +22,7 @@ __all__ = [
     "Components",
     "Contents",
     "Inputs",
+    "Memories",
     "Runs",
     "Secrets",
     "Servers",
@@ -43,6 +45,7 @@ class Client:
     runs: Runs
     inputs: Inputs
     sessions: Sessions
+    memories: Memories
     components: Components
     tools: Tools
     servers: Servers
@@ -76,6 +79,7 @@ async def open_client(
             runs=Runs(engine_channel, namespace),
             inputs=Inputs(engine_channel, namespace),
             sessions=Sessions(engine_channel, namespace),
+            memories=Memories(engine_channel, namespace),
             components=Components(registry_channel, namespace),
             tools=Tools(host_channel, namespace),
             servers=Servers(host_channel, namespace),

@@ -1,6 +1,6 @@
 """What the MongoDB store's documents look like, and the way between them and rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 from urllib.parse import quote, unquote
@@ -113,7 +113,7 @@ def session_row(document: Mapping[str, Any], active_run_id: str | None) -> Sessi
         document["create_us"],
         document["update_us"],
         active_run_id,
-        dict(_label(text) for text in document["labels"]),
+        labels_of(document["labels"]),
         Totals(**document["totals"]),
     )
 
@@ -121,6 +121,11 @@ def session_row(document: Mapping[str, Any], active_run_id: str | None) -> Sessi
 def label_texts(labels: Mapping[str, str]) -> list[str]:
     """Labels as they are stored and found: any text may stand in them, which field names do not take."""
     return sorted(f"{quote(name, safe='')}={value}" for name, value in labels.items())
+
+
+def labels_of(texts: Sequence[str]) -> dict[str, str]:
+    """The labels of such texts."""
+    return dict(_label(text) for text in texts)
 
 
 def _label(text: str) -> tuple[str, str]:

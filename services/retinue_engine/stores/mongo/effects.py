@@ -26,6 +26,7 @@ from retinue_engine.stores.mongo.documents import (
     session_document,
     session_key,
 )
+from retinue_engine.stores.mongo.memories import insert_memory
 from retinue_engine.stores.mongo.writes import Writes
 from retinue_engine.stores.store import (
     FINAL_STATES,
@@ -102,6 +103,8 @@ class EffectWrites:
                 *(self._begin_child(each, record.first_sequence) for each in effects.children),
                 *(self._ask(each) for each in effects.inputs),
             )
+        for memory in effects.memories:
+            await insert_memory(self._collections.memories, memory)
         for input_id in effects.received:
             closed = {"$cond": [{"$eq": ["$state", INPUT_STATE_PENDING]}, INPUT_STATE_CLOSED, "$state"]}
             await self._writes.inputs.update(

@@ -75,6 +75,12 @@ _INDEXES = {
         _index("root_run_id", *_NEWEST, name="tree"),
     ],
     "blobs": [_index("root_run_id", "blob_id", name="blob", unique=True)],
+    "memories": [
+        _index("namespace", "create_us", "memory_id", name="newest"),
+        _index("namespace", "terms", "create_us", "memory_id", name="terms"),
+        # MongoDB removes what has expired.
+        _index("expire_at", name="expired", expireAfterSeconds=0),
+    ],
 }
 
 
@@ -88,6 +94,7 @@ class Collections:
     messages: Any
     inputs: Any
     blobs: Any
+    memories: Any
 
 
 async def open_collections(database: Any) -> Collections:
@@ -104,6 +111,7 @@ async def open_collections(database: Any) -> Collections:
         messages=database["messages"],
         inputs=database["inputs"],
         blobs=database["blobs"],
+        memories=database["memories"],
     )
 
 

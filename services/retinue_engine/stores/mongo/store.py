@@ -14,6 +14,7 @@ from retinue_engine.stores.mongo.deletion import Deletion
 from retinue_engine.stores.mongo.effects import EffectWrites
 from retinue_engine.stores.mongo.idle import IdleSessions
 from retinue_engine.stores.mongo.inputs import Inputs
+from retinue_engine.stores.mongo.memories import Memories
 from retinue_engine.stores.mongo.reads import last_sequence, read_journal
 from retinue_engine.stores.mongo.runs import Runs
 from retinue_engine.stores.mongo.schema import Collections, open_collections
@@ -27,7 +28,7 @@ CLOSE_S = 5.0
 """How long what was submitted may take to be written when the store closes."""
 
 
-class MongoStore(Runs, Inputs, Sessions, IdleSessions):
+class MongoStore(Runs, Inputs, Sessions, IdleSessions, Memories):
     """Reads on the pool of the driver; writes by group commit."""
 
     exclusive = False

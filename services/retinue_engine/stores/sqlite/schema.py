@@ -144,7 +144,29 @@ CREATE TABLE blobs (
 );
 """
 
-_STEPS = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+CREATE TABLE memories (
+    namespace TEXT NOT NULL,
+    memory_id TEXT NOT NULL,
+    text TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    create_us INTEGER NOT NULL,
+    expire_us INTEGER,
+    run_id TEXT NOT NULL,
+    PRIMARY KEY (namespace, memory_id)
+);
+CREATE INDEX memories_newest ON memories (namespace, create_us, memory_id);
+CREATE INDEX memories_expiring ON memories (expire_us) WHERE expire_us IS NOT NULL;
+CREATE TABLE memory_terms (
+    namespace TEXT NOT NULL,
+    term TEXT NOT NULL,
+    create_us INTEGER NOT NULL,
+    memory_id TEXT NOT NULL,
+    PRIMARY KEY (namespace, term, create_us, memory_id)
+) WITHOUT ROWID;
+"""
+
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What makes each version out of the one before; a new file goes through all of them."""
 
 SCHEMA_VERSION = len(_STEPS)

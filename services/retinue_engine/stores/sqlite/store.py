@@ -11,7 +11,8 @@ from sqlite3 import Connection
 from typing import Any, TypeVar, cast
 
 from retinue.errors import StoreUnavailableError
-from retinue_engine.stores.sqlite import inputs, runs, sessions
+from retinue_engine.memory import MemoryRow
+from retinue_engine.stores.sqlite import inputs, memories, runs, sessions
 from retinue_engine.stores.sqlite.group_writer import GroupWriter
 from retinue_engine.stores.sqlite.schema import Reader, connect, migrate
 from retinue_engine.stores.sqlite.writes import AppendRecord, ClaimRun, CreateRun, Write, commit
@@ -186,6 +187,30 @@ class SqliteStore:
 
     async def surplus_sessions(self, keep: int, limit: int) -> list[tuple[str, str]]:
         return sessions.surplus_sessions(self._reader, keep, limit)
+
+    async def write_memory(self, row: MemoryRow) -> MemoryRow:
+        return await self._write(memories.WriteMemory(row))
+
+    async def get_memory(self, namespace: str, memory_id: str, now_us: int) -> MemoryRow | None:
+        return memories.get_memory(self._reader, namespace, memory_id, now_us)
+
+    async def list_memories(
+        self,
+        namespace: str,
+        labels: Mapping[str, str],
+        before: tuple[int, str] | None,
+        limit: int,
+        now_us: int,
+    ) -> list[MemoryRow]:
+        return memories.list_memories(self._reader, namespace, labels, before, limit, now_us)
+
+    async def search_memories(
+        self, namespace: str, words: Sequence[str], labels: Mapping[str, str], limit: int, now_us: int
+    ) -> list[MemoryRow]:
+        return memories.search_memories(self._reader, namespace, words, labels, limit, now_us)
+
+    async def delete_memory(self, namespace: str, memory_id: str) -> bool:
+        return await self._write(memories.DeleteMemory(namespace, memory_id))
 
     async def list_messages(
         self, namespace: str, session_id: str, after: int, limit: int | None

@@ -15,6 +15,7 @@ from retinue_engine.stores.sqlite.inputs import (
     is_answered,
     receive_inputs,
 )
+from retinue_engine.stores.sqlite.memories import insert_memory
 from retinue_engine.stores.sqlite.runs import RUN_COLUMNS, read_run
 from retinue_engine.stores.sqlite.sessions import end_turn, take_session
 from retinue_engine.stores.store import (
@@ -164,6 +165,8 @@ class AppendRecord:
             insert_inputs(connection, effects.inputs)
         if effects.received:
             receive_inputs(connection, effects.received)
+        for memory in effects.memories:
+            insert_memory(connection, memory)
         for outcome in effects.outcomes:
             _end_run(connection, root_run_id, outcome)
         if effects.suspension:

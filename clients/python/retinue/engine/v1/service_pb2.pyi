@@ -1632,8 +1632,8 @@ class SearchMemoriesRequest(_message.Message):
     namespace: _builtins.str
     """`default` where it is empty."""
     query: _builtins.str
-    """The words, at most 64; texts with more and rarer ones of them come first,
-    texts with none do not come. Case and accents do not count.
+    """The words, of which the first 64 count: texts with more of them come first,
+    then the newer ones. Case and accents make no difference.
     """
     limit: _builtins.int
     """Most texts to return, 1 to 100; 10 where it is 0."""
