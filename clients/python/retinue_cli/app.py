@@ -32,6 +32,7 @@ from retinue_cli.commands import (
     shadowed,
     show,
     store,
+    test,
     tools,
     up,
     versions,
@@ -95,6 +96,7 @@ app.command(rich_help_panel=_USE)(inputs.inputs)
 app.command(rich_help_panel=_USE)(inputs.approve)
 app.command(rich_help_panel=_USE)(inputs.deny)
 app.command(rich_help_panel=_USE)(inputs.answer)
+app.command("test", rich_help_panel=_USE)(test.run_file)
 app.command(rich_help_panel=_LOOK)(history.runs)
 app.command(rich_help_panel=_LOOK)(show.show)
 app.command(rich_help_panel=_LOOK)(history.sessions)
