@@ -23,6 +23,7 @@ from bench.startup import measure_startup
 from bench.suite import open_suite
 from bench.waiting import measure_waiting
 from bench.watchers import measure_watchers
+from bench.workflows import measure_workflows
 
 _IN_FLIGHT = {"agent": [1, 32, 128], "paced": [1, 32], "text": [1, 32]}
 _ON_REQUEST = ("peers", "profile")
@@ -49,6 +50,7 @@ def _sections(*, quick: bool) -> dict[str, Callable[[], Awaitable[Any]]]:
             times=50 if quick else 500,
         ),
         "host": lambda: measure_host(rounds=rounds, seconds=1.0),
+        "workflows": lambda: measure_workflows(rounds=1 if quick else 3),
         "registry": lambda: measure_registry(times=200 if quick else 1000),
         "peers": lambda: measure_peers(report.OUT / "peers", rounds=rounds, seconds=seconds),
         "profile": lambda: measure_profile(seconds=1.5 if quick else 5.0),

@@ -152,6 +152,7 @@ SECTIONS: dict[str, Callable[[dict[str, Any]], Iterable[str]]] = {
     "watchers": _plain("many watchers of one run"),
     "finished": _finished,
     "host": _plain("MCP host: a tool call through it, and the SDK alone on a kept connection"),
+    "workflows": _plain("workflows: what a step and a branch cost, few and many"),
     "registry": _plain("registry of 10,000 components"),
     "peers": _peers,
     "profile": _profile,
