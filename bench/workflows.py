@@ -65,7 +65,7 @@ async def _measure(retinue: Retinue, stub: service_pb2_grpc.RunServiceStub, roun
 
 
 async def _run(stub: service_pb2_grpc.RunServiceStub, name: str) -> tuple[float, float]:
-    """The milliseconds of a run for each of its steps or branches; and the median from end to end of steps."""
+    """Milliseconds of a run for each step or branch; the median from the end of a step to the next."""
     size = int(name.rpartition("-")[2])
     request = service_pb2.StreamRunRequest(
         run=service_pb2.RunRequest(
