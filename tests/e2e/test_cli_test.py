@@ -1,6 +1,7 @@
 """`retinue test`: tests in a file, against services of their own."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def run(project: Path, *arguments: str, status: int = 0) -> str:
 def test_the_examples_tests_pass_and_can_be_chosen(project: Path) -> None:
     told = run(project, "tests.yaml")
     assert "✓ two of three searchers are enough" in told
-    assert "5 tests passed" in told
+    assert "7 tests passed" in told
     assert "1 test passed" in run(project, "tests.yaml", "--only", "refuses")
     assert not (project / ".retinue").exists()
 
@@ -108,6 +109,19 @@ def test_a_test_that_takes_too_long_fails_and_its_run_ends(project: Path) -> Non
     (project / "model.yaml").write_text("default: {hang: true}")
     (project / "tests.yaml").write_text("tests:\n  - {name: slow, run: critique, input: x, timeout: 300ms}")
     assert "it did not end within 0.3 s" in run(project, "tests.yaml", status=1)
+
+
+def test_the_page_on_workflows_shows_what_stands_in_the_example() -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "workflows.md").read_text()
+    files = [(EXAMPLE / name).read_text() for name in ("retinue.yaml", "tests.yaml")]
+    shown = [
+        block
+        for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+        if "notebook" in block or "tests:" in block
+    ]
+    parts = [part for block in shown for part in block.removeprefix("tests:\n").split("\n\n")]
+    assert len(parts) == 3
+    assert all(any(part.strip() in file for file in files) for part in parts), parts
 
 
 def test_the_states_of_steps_are_those_of_the_proto() -> None:
