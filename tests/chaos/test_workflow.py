@@ -92,3 +92,65 @@ async def test_a_workflow_that_is_killed_at_one_event_after_another_does_each_st
         # Each run of an agent has one answer for each of its turns.
         answers = Counter((each.run_id, each.path) for each in story if each.HasField("message_completed"))
         assert set(answers.values()) == {1}
+
+
+COUNT = {
+    "items": "[1, 2]",
+    "tool": tool("count_again", n="{{ item }}"),
+    "concurrency": 2,
+}
+FORK = {
+    "nodes": [
+        {"name": "plan", "transform": {"expression": "'plan'"}, "set": {"seen": "['plan']"}},
+        {"name": "all", "each": COUNT, "set": {"seen": "state.seen + ['all']"}},
+        {"name": "write", "agent": "writer", "set": {"seen": "state.seen + ['write']"}},
+        {"name": "keep", "memory_write": {"text": "bees {{ input }}"}, "join": {"mode": "all"}},
+        {"name": "find", "memory_read": {"query": "bees"}, "output": "size(result.structured)"},
+    ],
+    "edges": [
+        {"source": "plan", "target": "all"},
+        {"source": "plan", "target": "write", "when": "'plan' in state.seen"},
+        {"source": "all", "target": "keep"},
+        {"source": "write", "target": "keep"},
+        {"source": "keep", "target": "find"},
+    ],
+    "on_conflict": "last",
+    "output": "[string(steps.find.output), string(size(state.seen))]",
+}
+
+
+async def test_a_fork_that_is_killed_at_one_event_after_another_tells_each_branch_once(
+    tmp_path: Path,
+) -> None:
+    async with open_processes(
+        tmp_path,
+        SCRIPT,
+        agents={"writer": {}},
+        mcp_servers={"tools": stdio_server(tmp_path)},
+        graph_workflows={"fork": FORK},
+    ) as suite:
+        run = await suite.client.runs.start("fork", "gold")
+        story, kills = await follow_and_kill(suite, Callers([suite.client], SEED), run.run_id)
+        assert kills >= 3
+        result = story[-1].run_finished.result
+        assert result.state == run_pb2.RUN_STATE_SUCCEEDED, result.error
+        assert json.loads(result.output)[0] == "1"
+        assert [each.text async for each in suite.client.memories.list()] == ["bees gold"]
+        told = [
+            (which, getattr(event, which).step, getattr(event, which).branch)
+            for event in story
+            if (which := event.WhichOneof("event") or "").startswith("branch_")
+        ]
+        assert sorted(told) == [
+            ("branch_joined", "all", "item:1"),
+            ("branch_joined", "all", "item:2"),
+            ("branch_joined", "keep", "all"),
+            ("branch_joined", "keep", "write"),
+            ("branch_opened", "all", "item:1"),
+            ("branch_opened", "all", "item:2"),
+            ("branch_opened", "plan", "all"),
+            ("branch_opened", "plan", "write"),
+        ]
+        assert sum(event.HasField("memory_written") for event in story) == 1
+        done = [event.step_completed.step for event in story if event.HasField("step_completed")]
+        assert sorted(done) == ["all", "find", "keep", "plan", "write"]

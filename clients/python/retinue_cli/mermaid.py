@@ -70,7 +70,13 @@ def _target(step: "workflow_pb2.WorkflowStep | workflow_pb2.StepFallback", what:
     if what == "failover":
         return " or ".join(map(_inner, target.choices))
     chooser = f"agent {target.agent} chooses" if what == "router" and target.agent else "route"
-    return {"ask": "asks a person", "fail": "fails", "router": chooser}.get(what, what)
+    return {
+        "ask": "asks a person",
+        "fail": "fails",
+        "router": chooser,
+        "memory_write": "keeps a text",
+        "memory_read": "finds texts",
+    }.get(what, what)
 
 
 def _inner(target: "workflow_pb2.StepFallback") -> str:

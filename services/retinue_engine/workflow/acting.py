@@ -191,6 +191,8 @@ class Acting:
 
         def give_up(index: int, why: str) -> None:
             where = f"{place}/item:{index + 1}"
+            if self._run.place(where) in self._run.state.closed:
+                return
             self.abandon(where, why)
             given_up = event_pb2.BranchAbandoned(step=self._step, branch=f"item:{index + 1}", reason=why)
             self._run.emit(where, branch_abandoned=given_up)

@@ -1,6 +1,8 @@
 """Texts that are kept: by rpc and by workflows, once each, whatever happens to the engine."""
 
+import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -113,3 +115,34 @@ async def test_an_engine_that_is_killed_keeps_each_text_once(tmp_path: Path) -> 
         ended = await suite.ended(run.run_id, 30)
         assert ended.result.output == "done"
         assert await texts(suite) == ["bees are busy"]
+
+
+async def retinue(suite: Suite, *arguments: str) -> tuple[int, str]:
+    """The exit status of `retinue memory`, and what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "retinue_cli", "memory", *arguments, "--engine", suite.engine),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=suite.folder,
+    )
+    async with asyncio.timeout(30):
+        out, _ = await process.communicate()
+    return process.returncode or 0, out.decode()
+
+
+async def test_people_keep_find_and_forget_texts_by_the_command(opened: OpenSuite) -> None:
+    suite = await opened()
+    kept = ["write", "Bees dance", "--label", "about=bees", "--expire-after", "1h", "--request-id", "r"]
+    status, out = await retinue(suite, *kept)
+    memory_id = out.strip()
+    assert status == 0
+    assert await retinue(suite, *kept) == (0, out)
+    status, found = await retinue(suite, "search", "who dances? BEES", "--json")
+    assert json.loads(found)["memories"][0]["memory_id"] == memory_id
+    status, listed = await retinue(suite, "list", "--label", "about=bees")
+    assert listed.splitlines()[1].split() == [memory_id, "about=bees", "Bees", "dance"]
+    assert await retinue(suite, "get", memory_id) == (0, "Bees dance\n")
+    assert (await retinue(suite, "delete", memory_id))[0] == 0
+    status, said = await retinue(suite, "get", memory_id)
+    assert status == 1
+    assert "`retinue memory list` lists them" in said

@@ -169,6 +169,26 @@ async def test_outputs_in_the_result_have_a_bound_and_say_where_one_is_left_out(
     assert [step.output_omitted for step in steps] == [False, True, False]
 
 
+async def test_a_route_a_step_left_out_and_another_try_say_why_and_when(opened: OpenSuite) -> None:
+    router = {"routes": [{"name": "big", "when": "size(input) > 1"}], "default": "small"}
+    edges = [
+        {"source": "way", "target": "late", "route": "big"},
+        {"source": "way", "target": "other", "route": "small"},
+    ]
+    retry = {"attempts": 2, "backoff": "20ms"}
+    late = {"name": "late", "agent": "slow", "timeout": "100ms", "retry": retry}
+    nodes = [{"name": "way", "router": router}, late, echo("other")]
+    events = await (await opened_with(opened, nodes, workflow={"edges": edges})).story("flow")
+    (taken,) = (each.route_taken for each in events if each.HasField("route_taken"))
+    assert taken.reason == "size(input) > 1 is true"
+    (skipped,) = (each.step_skipped for each in events if each.HasField("step_skipped"))
+    assert (skipped.step, skipped.reason) == ("other", "no edge that leads to it was taken")
+    (again,) = (each.step_retrying for each in events if each.HasField("step_retrying"))
+    assert (again.step, again.attempt, again.error.reason) == ("late", 1, pb.ERROR_REASON_STEP_TIMEOUT)
+    assert 10 <= again.delay.ToMilliseconds() <= 20
+    assert {step.step: step.attempts for step in result_of(events).steps}["late"] == 2
+
+
 async def test_a_retried_run_takes_the_route_that_was_taken_before(opened: OpenSuite) -> None:
     router = {"routes": [{"name": "big", "when": "true"}], "default": "small"}
     edges = [

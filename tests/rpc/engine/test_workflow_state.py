@@ -78,3 +78,18 @@ async def test_runs_of_one_workflow_have_a_state_each_and_a_retry_keeps_it(opene
     assert "one" not in result_of(second).error.message
     retried = await suite.client.runs.retry(first[0].run_id)
     assert '["one"]' in result_of(await suite.watched(retried.run_id)).error.message
+
+
+async def test_the_session_of_the_tree_and_the_run_are_seen_in_nested_workflows_too(
+    opened: OpenSuite,
+) -> None:
+    seen = {"expression": "[session.id, run.workflow, string(run.depth)]"}
+    inner = {"steps": [{"name": "see", "transform": seen}]}
+    suite = await opened_with(
+        opened,
+        [{"name": "nested", "linear_workflow": "inner"}],
+        workflow={"output": "steps.nested.output + [session.id, run.workflow]"},
+        linear_workflows={"inner": inner},
+    )
+    result = result_of(await suite.story("flow", session_id="talk"))
+    assert json.loads(result.output) == ["talk", "inner", "1", "talk", "flow"]

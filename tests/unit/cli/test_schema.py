@@ -170,6 +170,7 @@ def test_the_defaults_that_are_shown_are_those_of_the_services() -> None:
         "mcp_server.max_queued_calls": convert.MAX_QUEUED_CALLS,
         "graph_workflow.concurrency": workflow.CONCURRENCY,
         "graph_workflow.on_failure": "fail_fast",
+        "graph_workflow.on_conflict": "error",
         "agent.max_iterations": definition.MAX_ITERATIONS,
         "agent.tool_concurrency": definition.TOOL_CONCURRENCY,
         "agent.include_history": True,
