@@ -1,4 +1,4 @@
-"""Finds the kind of what a step names by `run`, and puts the field of that kind in its place.
+"""Puts what is meant in the place of short forms: of `run` the field of its kind, of a strategy its nodes.
 
 A stored spec has none: what a workflow runs does not change because another component gets the same name.
 """
@@ -11,6 +11,7 @@ from retinue_registry.component import Draft, Key
 from retinue_registry.kinds import KINDS
 from retinue_registry.models.fields import Broken
 from retinue_registry.nearest import did_you_mean
+from retinue_registry.shorthands import expanded
 
 Place = tuple[str | int, ...]
 Exists = Callable[[Key], bool]
@@ -22,16 +23,17 @@ _NESTED = ("fallback", "each", "loop")
 _LISTS = {"linear_workflow": "steps", "graph_workflow": "nodes"}
 
 
-def names_by_run(draft: Draft) -> bool:
-    """Whether something in a draft is named without its kind."""
+def is_short(draft: Draft) -> bool:
+    """Whether something in a draft is named without its kind, or it is a strategy."""
     if draft.key.kind not in _LISTS:
         return False
-    return any(_named(draft.spec.model_dump(exclude_none=True)))
+    values = draft.spec.model_dump(exclude_none=True)
+    return "strategy" in values or any(_named(values))
 
 
 def infer(draft: Draft, exists: Exists, names: Names) -> tuple[Draft | None, list[Broken]]:
-    """The draft with all kinds, or None and the names that are none or several things."""
-    values = draft.spec.model_dump(exclude_none=True)
+    """The draft in full, or None and the names that are none or several things."""
+    values = expanded(draft.spec.model_dump(exclude_none=True))
     broken: list[Broken] = []
     for place, holder in list(_named(values)):
         name = holder.pop(RUN)

@@ -11,7 +11,7 @@ from retinue_registry.changes.checks import (
     check_etag,
     check_etags,
     check_proposal,
-    with_kinds,
+    in_full,
 )
 from retinue_registry.changes.first_answers import Answer, Asked
 from retinue_registry.changes.history import History
@@ -70,7 +70,7 @@ class Changing:
         async def work() -> Answer:
             if not dry_run and (known := await asked.first_answer(self._store)):
                 return known
-            meant = with_kinds(self._catalog, proposal)
+            meant = in_full(self._catalog, proposal)
             drafts = meant.drafts
             check_proposal(self._catalog, meant)
             check_etags(self._catalog, drafts)

@@ -17,13 +17,13 @@ from retinue_registry.circles import (
     where_from,
 )
 from retinue_registry.component import Draft, Key
-from retinue_registry.inference import infer, names_by_run
+from retinue_registry.inference import infer, is_short
 from retinue_registry.references import dangling, explain
 from retinue_registry.validation import field_text
 
 
-def with_kinds(catalog: Catalog, proposal: Proposal) -> Proposal:
-    """The set in which what steps name without its kind has one; what is none or several is wrong in it."""
+def in_full(catalog: Catalog, proposal: Proposal) -> Proposal:
+    """The set without short forms; a name that is none or several things is wrong in it."""
     given = {*(draft.key for draft in proposal.drafts), *proposal.declared}
 
     def names(namespace: str, kind: str) -> list[str]:
@@ -33,7 +33,7 @@ def with_kinds(catalog: Catalog, proposal: Proposal) -> Proposal:
     violations = [*proposal.violations]
     facts, declared = proposal.facts, {*proposal.declared}
     for draft in proposal.drafts:
-        if not names_by_run(draft):
+        if not is_short(draft):
             drafts.append(draft)
             continue
         known, broken = infer(

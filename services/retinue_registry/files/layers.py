@@ -12,7 +12,7 @@ from retinue_registry.files.project import Project, read_project
 from retinue_registry.files.reading import FileReader
 from retinue_registry.files.source_file import SourceFile
 from retinue_registry.files.tree import Place
-from retinue_registry.inference import infer, names_by_run
+from retinue_registry.inference import infer, is_short
 from retinue_registry.kinds import KINDS
 from retinue_registry.references import explain
 
@@ -125,14 +125,14 @@ def load_layers(roots: Roots, *, elsewhere: Collection[Key] = ()) -> Layers:
 
 
 def _infer(files: Iterable[SourceFile], there: set[Key]) -> None:
-    """Give what drafts name without its kind the kind that it has, and note what is none or several."""
+    """Put what is meant in the place of short forms, and note the names that are none or several things."""
 
     def names(namespace: str, kind: str) -> list[str]:
         return [key.name for key in there if key[:2] == (namespace, kind)]
 
     for file in files:
         for index, draft in enumerate(file.drafts):
-            if not names_by_run(draft):
+            if not is_short(draft):
                 continue
             place = tuple(draft.field.split("."))
             known, broken = infer(draft, there.__contains__, functools.partial(names, draft.key.namespace))
@@ -140,7 +140,8 @@ def _infer(files: Iterable[SourceFile], there: set[Key]) -> None:
                 file.problem((*place, *each.place), each.message)
             if known:
                 file.drafts[index] = known
-                file.note_needs(place, known.key, known.spec.model_dump(exclude_none=True))
+                if "agents" not in draft.spec.model_fields_set:  # what those are is noted already
+                    file.note_needs(place, known.key, known.spec.model_dump(exclude_none=True))
 
 
 def _check_references(

@@ -12,6 +12,7 @@ from retinue_registry.models.fields import Broken, Count, Duration, Part, Spec, 
 from retinue_registry.models.json_schema import JsonSchema
 from retinue_registry.models.json_value import JsonMapping
 from retinue_registry.models.step import (
+    Agent,
     Expression,
     StepName,
     WorkflowStep,
@@ -22,6 +23,8 @@ from retinue_registry.nearest import did_you_mean
 
 MAX_NODES = 1000
 MAX_EDGES = 10_000
+MAX_AGENTS = 25
+"""Of a strategy: what the output of so many is made of still fits into one expression."""
 
 
 class GraphEdge(Part):
@@ -38,7 +41,7 @@ class GraphWorkflowSpec(Spec):
     """Nodes with edges between them, without a circle."""
 
     description: Text | None = optional("Researches a topic.")
-    nodes: Annotated[list[WorkflowStep], Field(min_length=1, max_length=MAX_NODES)] = required(
+    nodes: Annotated[list[WorkflowStep], Field(min_length=1, max_length=MAX_NODES)] | None = optional(
         [{"name": "plan", "agent": "planner"}]
     )
     edges: Annotated[list[GraphEdge], Field(max_length=MAX_EDGES)] | None = optional(
@@ -57,10 +60,16 @@ class GraphWorkflowSpec(Spec):
     session_budget: Budget | None = optional({"max_tokens": 500_000})
     state: JsonMapping | None = optional({"found": []})
     on_conflict: Literal["error", "last", "merge"] | None = optional("merge", default="error")
+    strategy: Literal["sequential", "parallel", "decision_tree"] | None = optional("sequential")
+    agents: Annotated[list[Agent], Field(min_length=1, max_length=MAX_AGENTS)] | None = optional(
+        ["searcher", "writer"]
+    )
+    chooser: Agent | None = optional("clerk")
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:
         """Yield what breaks the rules of nodes and edges, and nodes that nothing can lead to."""
+        yield from _strategy(given)
         nodes = _named(given.get("nodes"))
         edges = [(i, each) for i, each in enumerate(_list(given.get("edges"))) if isinstance(each, dict)]
         first: dict[str, int] = {}
@@ -94,6 +103,25 @@ class GraphWorkflowSpec(Spec):
             known = sorted({*above.get(source, by_name), source} & by_name.keys())
             yield from broken_output(("edges", index, "when"), edge.get("when"), known)
         yield from broken_output(("output",), given.get("output"), sorted(by_name))
+
+
+def _strategy(given: Mapping[str, Any]) -> Iterator[Broken]:
+    """A graph has nodes, or agents with a strategy."""
+    strategy = given.get("strategy")
+    if strategy is None:
+        if "nodes" not in given:
+            yield Broken(("nodes",), "is missing: a graph has nodes, or a strategy with agents")
+        for name in ("agents", "chooser"):
+            if name in given:
+                yield Broken((name,), "goes with a strategy, which is not set")
+        return
+    for name in ("nodes", "edges", "output"):
+        if name in given:
+            yield Broken((name,), "has no place beside a strategy, which makes a graph of its agents")
+    if "agents" not in given:
+        yield Broken(("agents",), "is missing: it names those of which the strategy makes a graph")
+    if (strategy == "decision_tree") != ("chooser" in given):
+        yield Broken(("chooser",), "is needed with the strategy decision_tree, and there alone")
 
 
 def _list(value: object) -> Sequence[Any]:

@@ -285,6 +285,23 @@ async def test_a_failover_takes_the_first_that_succeeds(opened: OpenSuite) -> No
     assert result_of(await suite.story("flow")).output == "second"
 
 
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [
+        ({"strategy": "sequential", "agents": ["counter", "big"]}, "hiaa"),
+        ({"strategy": "parallel", "agents": ["counter", "echo"]}, '["hia", "hi"]'),
+        ({"strategy": "decision_tree", "agents": ["echo", "big"], "chooser": "chooser"}, "hia"),
+    ],
+)
+async def test_a_list_of_agents_with_a_strategy_runs_as_a_graph(
+    opened: OpenSuite, given: dict[str, Any], output: str
+) -> None:
+    script = {"rules": RULES, "default": {"text": "{last_user}"}}
+    agents = {**AGENTS, "big": AGENTS["counter"]}
+    suite = await opened(script, agents=agents, graph_workflows={"flow": given})
+    assert result_of(await suite.story("flow", "hi")).output == output
+
+
 async def test_a_person_is_asked_and_a_value_worked_out_while_others_go_on(opened: OpenSuite) -> None:
     ask = {"question": "How many {{ input }}?", "answer_schema": {"type": "integer"}}
     nodes = [

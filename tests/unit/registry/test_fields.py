@@ -147,6 +147,8 @@ def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
         # Targets of steps are written out once, as nodes; the rest of steps as steps.
         *(f"linear_workflow.steps.{name}" for name in (*TARGETS, "join")),
         *(f"graph_workflow.nodes.{name}" for name in (*RUNS, *OF_STEPS)),
+        # In place of nodes.
+        *(f"graph_workflow.{name}" for name in ("strategy", "agents", "chooser")),
         *(
             f"{place}.{name}"
             for place in ("graph_workflow.nodes.each", "graph_workflow.nodes.loop")

@@ -94,3 +94,63 @@ def test_what_does_not_go_with_a_name_is_told(step: dict[str, Any], said: str) -
     _, broken = check_spec("linear_workflow", {"steps": [{"name": "s", **step}]})
     found = [f"{field_text(each.place)}: {each.message}" for each in broken]
     assert any(said in each for each in found), found
+
+
+GRAPHS: dict[str, dict[str, Any]] = {
+    "sequential": {
+        "nodes": [
+            {"name": "writer", "agent": "writer"},
+            {"name": "writer_2", "agent": "writer"},
+            {"name": "_2nd_one", "agent": "2nd-one"},
+        ],
+        "edges": [
+            {"source": "writer", "target": "writer_2"},
+            {"source": "writer_2", "target": "_2nd_one"},
+        ],
+    },
+    "parallel": {
+        "nodes": [
+            {"name": "writer", "agent": "writer"},
+            {"name": "writer_2", "agent": "writer"},
+            {"name": "_2nd_one", "agent": "2nd-one"},
+        ],
+        "output": "[steps.writer.output, steps.writer_2.output, steps._2nd_one.output]",
+    },
+}
+
+
+@pytest.mark.parametrize("strategy", GRAPHS)
+def test_a_strategy_is_stored_as_the_graph_that_it_means(tmp_path: Path, strategy: str) -> None:
+    agents = {**PROJECT["agents"], "2nd-one": {"llm": "m"}}
+    flow = {"strategy": strategy, "agents": ["writer", "writer", "2nd-one"], "timeout": "10s"}
+    layers = load(tmp_path, agents=agents, graph_workflows={"flow": flow})
+    assert told(layers) == []
+    (draft,) = (each for file in layers.files for each in file.drafts if each.key.name == "flow")
+    assert draft.spec.model_dump(exclude_none=True) == {**GRAPHS[strategy], "timeout": "10s"}
+
+
+def test_an_agent_of_a_strategy_that_there_is_not_is_told_once_and_where(tmp_path: Path) -> None:
+    flow = {"strategy": "decision_tree", "agents": ["wirter"], "chooser": "report"}
+    (problem,) = told(load(tmp_path, graph_workflows={"flow": flow}))
+    assert problem.startswith(
+        "graph_workflows.flow.agents[0]: there is no agent 'wirter'; did you mean writer?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({}, "nodes: is missing: a graph has nodes, or a strategy with agents"),
+        ({"strategy": "parallel"}, "agents: is missing"),
+        ({"agents": ["a"]}, "agents: goes with a strategy, which is not set"),
+        ({"strategy": "parallel", "agents": ["a"], "nodes": []}, "nodes: has no place beside a strategy"),
+        ({"strategy": "parallel", "agents": ["a"], "output": "1"}, "output: has no place beside a strategy"),
+        ({"strategy": "decision_tree", "agents": ["a"]}, "chooser: is needed with the strategy"),
+        ({"strategy": "parallel", "agents": ["a"], "chooser": "b"}, "chooser: is needed with the strategy"),
+        ({"strategy": "parallel", "agents": ["a"] * 26}, "agents: must have at most 25"),
+    ],
+)
+def test_what_does_not_go_with_a_strategy_is_told(spec: dict[str, Any], said: str) -> None:
+    _, broken = check_spec("graph_workflow", spec)
+    found = [f"{field_text(each.place)}: {each.message}" for each in broken]
+    assert any(said in each for each in found), found

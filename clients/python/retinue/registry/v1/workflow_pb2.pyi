@@ -203,6 +203,38 @@ EDGE_CONDITION_ALWAYS: EdgeCondition.ValueType  # 3
 """In both cases."""
 Global___EdgeCondition: _TypeAlias = EdgeCondition  # noqa: Y015
 
+class _GraphStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GraphStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GraphStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRAPH_STRATEGY_UNSPECIFIED: _GraphStrategy.ValueType  # 0
+    """They do not: the graph has nodes of its own."""
+    GRAPH_STRATEGY_SEQUENTIAL: _GraphStrategy.ValueType  # 1
+    """One after the other, each asked what the one before it said."""
+    GRAPH_STRATEGY_PARALLEL: _GraphStrategy.ValueType  # 2
+    """Side by side, each asked the input; the output is the list of what they
+    said.
+    """
+    GRAPH_STRATEGY_DECISION_TREE: _GraphStrategy.ValueType  # 3
+    """One of them, which the chooser chooses."""
+
+class GraphStrategy(_GraphStrategy, metaclass=_GraphStrategyEnumTypeWrapper):
+    """How the agents of a list make a graph."""
+
+GRAPH_STRATEGY_UNSPECIFIED: GraphStrategy.ValueType  # 0
+"""They do not: the graph has nodes of its own."""
+GRAPH_STRATEGY_SEQUENTIAL: GraphStrategy.ValueType  # 1
+"""One after the other, each asked what the one before it said."""
+GRAPH_STRATEGY_PARALLEL: GraphStrategy.ValueType  # 2
+"""Side by side, each asked the input; the output is the list of what they
+said.
+"""
+GRAPH_STRATEGY_DECISION_TREE: GraphStrategy.ValueType  # 3
+"""One of them, which the chooser chooses."""
+Global___GraphStrategy: _TypeAlias = GraphStrategy  # noqa: Y015
+
 @_typing.final
 class ToolTarget(_message.Message):
     """A tool of an MCP server."""
@@ -1137,6 +1169,9 @@ class GraphWorkflowSpec(_message.Message):
     SESSION_BUDGET_FIELD_NUMBER: _builtins.int
     STATE_JSON_FIELD_NUMBER: _builtins.int
     ON_CONFLICT_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    CHOOSER_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """What it does, for people and for models that may call it."""
     input_schema_json: _builtins.str
@@ -1157,9 +1192,15 @@ class GraphWorkflowSpec(_message.Message):
     """What the state begins with, as a JSON object; empty where it is not set."""
     on_conflict: Global___StateConflictPolicy.ValueType
     """What becomes of a value of the state that branches have set side by side."""
+    strategy: Global___GraphStrategy.ValueType
+    """How `agents` make the graph, in place of nodes and edges. The registry puts
+    those that it means in its place.
+    """
+    chooser: _builtins.str
+    """The agent that chooses among them, with the strategy decision tree."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowStep]:
-        """The nodes; those that no edge leads to begin. The input of one that has none
+        """The nodes, where there is no strategy; those that no edge leads to begin. The input of one that has none
         of its own is the output of the node from which the first taken edge leads
         to it.
         """
@@ -1180,6 +1221,10 @@ class GraphWorkflowSpec(_message.Message):
     def session_budget(self) -> _agent_pb2.Budget:
         """What all runs of a session may use together."""
 
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The agents, with a strategy; at most 25."""
+
     def __init__(
         self,
         *,
@@ -1195,10 +1240,13 @@ class GraphWorkflowSpec(_message.Message):
         session_budget: _agent_pb2.Budget | None = ...,
         state_json: _builtins.str = ...,
         on_conflict: Global___StateConflictPolicy.ValueType = ...,
+        strategy: Global___GraphStrategy.ValueType = ...,
+        agents: _abc.Iterable[_builtins.str] | None = ...,
+        chooser: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "budget", b"budget", "concurrency", b"concurrency", "session_budget", b"session_budget", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "budget", b"budget", "concurrency", b"concurrency", "description", b"description", "edges", b"edges", "input_schema_json", b"input_schema_json", "nodes", b"nodes", "on_conflict", b"on_conflict", "on_failure", b"on_failure", "output", b"output", "session_budget", b"session_budget", "state_json", b"state_json", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "agents", b"agents", "budget", b"budget", "chooser", b"chooser", "concurrency", b"concurrency", "description", b"description", "edges", b"edges", "input_schema_json", b"input_schema_json", "nodes", b"nodes", "on_conflict", b"on_conflict", "on_failure", b"on_failure", "output", b"output", "session_budget", b"session_budget", "state_json", b"state_json", "strategy", b"strategy", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
