@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from retinue.errors import BudgetExceededError, ClaimLostError, RetinueError
+from retinue.errors import BudgetExceededError, ClaimLostError, JoinNotMetError, RetinueError
 from retinue_engine.workflow.definition import EachAction
 from retinue_engine.workflow.result import StepResult
 from retinue_engine.workflow.side_by_side import SideBySide
@@ -31,7 +31,7 @@ class Branches:
     async def run(self) -> list[Any] | None:
         """Their outputs, in order, null for those without one; None where some wait for somebody outside.
 
-        Raises the first failure, unless the step goes on without.
+        Raises the first failure, unless the step goes on without; JoinNotMetError without a quorum.
         """
         try:
             while self._goes_on() and (self._left or len(self._running)):
@@ -45,10 +45,24 @@ class Branches:
         if self._is_met():
             self._give_up(unfinished, "so many as its quorum says have succeeded")
             return self._outputs
-        if self._failure and self._action.policy != "continue":
+        if self._failure and self._action.policy == "fail_fast":
             self._give_up(unfinished, f"another branch failed: {self._failure.message[:500]}")
             raise self._failure
-        return None if self._waiting else self._outputs
+        if self._waiting:
+            return None
+        if self._failure and self._action.policy == "wait_all":
+            raise self._failure
+        if self._action.quorum is not None:
+            raise self._too_few(self._action.quorum)
+        return self._outputs
+
+    def _too_few(self, quorum: int) -> JoinNotMetError:
+        why = f": {self._failure.message[:500]}" if self._failure else ""
+        return JoinNotMetError(
+            f"{self._succeeded} of {len(self._outputs)} branches have succeeded, and the quorum is {quorum}{why}",
+            taken=self._succeeded,
+            needed=quorum,
+        )
 
     def _start(self) -> None:
         while self._left and len(self._running) < self._action.concurrency:

@@ -76,6 +76,40 @@ async def test_branches_that_a_failure_or_a_quorum_ends_say_so(opened: OpenSuite
     assert "another branch failed: " in given_up["item:1"].reason
 
 
+@pytest.mark.parametrize(("items", "taken"), [("['a', 'b', 1]", "2"), ("['a']", "1"), ("[]", "0")])
+async def test_a_quorum_of_branches_that_is_not_reached_fails_the_step(
+    opened: OpenSuite, items: str, taken: str
+) -> None:
+    each = {"items": items, "agent": "echo", "input": "{{ item.x if index == 2 else item }}", "quorum": 3}
+    suite = await opened_with(opened, [{"name": "all", "each": {**each, "on_failure": "continue"}}])
+    error = result_of(await suite.story("flow")).error
+    assert error.reason == pb.ERROR_REASON_JOIN_NOT_MET
+    assert (error.metadata["taken"], error.metadata["needed"]) == (taken, "3")
+
+
+async def test_wait_all_waits_for_branches_that_ask_somebody_before_it_fails(opened: OpenSuite) -> None:
+    inner = {
+        "steps": [
+            {"name": "stop", "condition": "input == 'bad'", "fail": {"message": "it is bad"}},
+            {"name": "ask", "ask": {"question": "go on?"}},
+        ]
+    }
+    each = {"items": "['bad', 'good']", "linear_workflow": "inner", "on_failure": "wait_all"}
+    suite = await opened_with(opened, [{"name": "all", "each": each}], linear_workflows={"inner": inner})
+    run = await suite.client.runs.start("flow", "hi")
+    (asked,) = await suite.asked(run.run_id)
+    await suite.reaches(run.run_id, run_pb2.RUN_STATE_WAITING)
+    await suite.client.inputs.provide(asked, "yes")
+    events = await suite.watched(run.run_id)
+    assert "it is bad" in result_of(events).error.message
+    assert sorted(branches(events)) == [
+        ("abandoned", "all", "item:1"),
+        ("joined", "all", "item:2"),
+        ("opened", "all", "item:1"),
+        ("opened", "all", "item:2"),
+    ]
+
+
 async def test_nodes_that_a_failure_or_a_join_ends_are_told_as_given_up(opened: OpenSuite) -> None:
     nodes = [{"name": "late", "agent": "slow"}, {"name": "bad", "agent": "broken"}]
     suite = await opened_with(opened, nodes)

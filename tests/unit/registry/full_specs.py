@@ -108,7 +108,7 @@ FULL: dict[str, dict[str, Any]] = {
             },
             {"name": "write", "agent": "writer", "input": "{{ steps.look.output }}", "on_error": "continue"},
             {"name": "send", "linear_workflow": "sending", "set": {"sent": "result.text"}},
-            {"name": "file", "run": "disk/write", "arguments": {"text": "{{ input.zone }}"}},
+            {"name": "file", "run": "time/write", "arguments": {"text": "{{ input.zone }}"}},
         ],
         "state": {"sent": "", "deep": [{"n": 1}]},
         "input_schema": {"type": "object", "properties": {"zone": {"type": "string"}}},
