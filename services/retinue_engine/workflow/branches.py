@@ -59,7 +59,8 @@ class Branches:
     def _too_few(self, quorum: int) -> JoinNotMetError:
         why = f": {self._failure.message[:500]}" if self._failure else ""
         return JoinNotMetError(
-            f"{self._succeeded} of {len(self._outputs)} branches have succeeded, and the quorum is {quorum}{why}",
+            f"{self._succeeded} of {len(self._outputs)} branches have succeeded, and the quorum is {quorum}"
+            f"{why}",
             taken=self._succeeded,
             needed=quorum,
         )
