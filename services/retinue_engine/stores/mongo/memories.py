@@ -9,8 +9,8 @@ from urllib.parse import quote
 from pymongo.errors import DuplicateKeyError
 
 from retinue_engine.memory import MemoryRow, label_terms
-from retinue_engine.stores.mongo.documents import Document, label_texts, labels_of
 from retinue_engine.stores.mongo.database import translated
+from retinue_engine.stores.mongo.documents import Document, label_texts, labels_of
 from retinue_engine.stores.mongo.reads import newest
 from retinue_engine.stores.mongo.schema import Collections
 
