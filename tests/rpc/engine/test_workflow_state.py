@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from retinue.common.v1 import error_pb2 as pb
-from tests.rpc.engine.test_graph_workflows import echo, opened_with, result_of
-from tests.suite import Suite
+from tests.rpc.engine.test_graph_workflows import AGENTS, echo, opened_with, result_of
+from tests.suite import Suite, open_processes, until
 
 OpenSuite = Callable[..., Awaitable[Suite]]
 
@@ -93,3 +94,32 @@ async def test_the_session_of_the_tree_and_the_run_are_seen_in_nested_workflows_
     )
     result = result_of(await suite.story("flow", session_id="talk"))
     assert json.loads(result.output) == ["talk", "inner", "1", "talk", "flow"]
+
+
+async def test_an_edge_sees_the_state_as_it_was_when_its_source_ended_after_a_kill_too(
+    tmp_path: Path,
+) -> None:
+    hangs = {"when": {"system_contains": "the slow"}, "times": 1, "hang": True}
+    nodes = [
+        sets("plan", seen="[1]"),
+        sets("more", seen="state.seen + [2]"),
+        {"name": "late", "agent": "slow"},
+        echo("end", "{{ state.seen | length }}", join={"mode": "all"}),
+    ]
+    edges = [
+        {"source": "plan", "target": "end", "when": "size(state.seen) == 1"},
+        {"source": "plan", "target": "more"},
+        {"source": "more", "target": "late"},
+        {"source": "late", "target": "end"},
+    ]
+    async with open_processes(
+        tmp_path,
+        {"rules": [hangs], "default": {"text": "{last_user}"}},
+        agents=AGENTS,
+        graph_workflows={"flow": {"nodes": nodes, "edges": edges}},
+    ) as suite:
+        run = await suite.client.runs.start("flow", "hi")
+        await until(lambda: suite.model.requests, "the slow one is asked")
+        await suite.engine_process.kill()
+        await suite.engine_process.start()
+        assert result_of(await suite.watched(run.run_id)).output == "2"
