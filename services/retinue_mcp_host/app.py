@@ -13,6 +13,8 @@ from retinue_mcp_host.calls.server_requests import ServerRequests
 from retinue_mcp_host.changes import Changes
 from retinue_mcp_host.connections.pool import open_connections
 from retinue_mcp_host.content.contents import Contents
+from retinue_mcp_host.logins.flows import LoginFlows
+from retinue_mcp_host.logins.table import open_logins
 from retinue_mcp_host.model import Limits
 from retinue_mcp_host.servers.catalogue import open_catalogue
 from retinue_mcp_host.servers.labelled import LabelledServers
@@ -24,12 +26,14 @@ from retinue_mcp_host.servers.servers import Servers
 from retinue_mcp_host.servers.specs import ServerSpecs
 from retinue_mcp_host.servers.supervision import Supervision
 from retinue_mcp_host.servicers.content import McpContentServicer
+from retinue_mcp_host.servicers.logins import McpLoginServicer
 from retinue_mcp_host.servicers.servers import McpServerServicer
 from retinue_mcp_host.servicers.tools import McpHostServicer
 from retinue_mcp_host.settings import McpHostSettings
 
 _SERVICE = service_pb2.DESCRIPTOR.services_by_name["McpHostService"].full_name
 _SERVERS = service_pb2.DESCRIPTOR.services_by_name["McpServerService"].full_name
+_LOGINS = service_pb2.DESCRIPTOR.services_by_name["McpLoginService"].full_name
 _CONTENT = service_pb2.DESCRIPTOR.services_by_name["McpContentService"].full_name
 
 
@@ -48,8 +52,9 @@ async def open_app(settings: McpHostSettings) -> AsyncIterator[Sequence[Mount]]:
         registry = await stack.enter_async_context(
             open_channel("registry", settings.registry_address, settings.access)
         )
+        logins = await stack.enter_async_context(open_logins(states, settings.logins_file))
         connections = await stack.enter_async_context(
-            open_connections(changes, supervision, logs, limits, settings.max_connections)
+            open_connections(changes, supervision, logs, logins, limits, settings.max_connections)
         )
         requests = ServerRequests()
         routes = Routes(ServerSpecs(registry, settings.allowed), connections)
@@ -57,8 +62,9 @@ async def open_app(settings: McpHostSettings) -> AsyncIterator[Sequence[Mount]]:
         await stack.enter_async_context(
             open_prewarmer(catalogue, states, routes, connections, settings.prewarm_namespaces)
         )
-        servers = Servers(registry, catalogue, routes, connections, supervision, logs)
+        servers = Servers(registry, catalogue, routes, connections, supervision, logs, logins)
         server_servicer = McpServerServicer(servers, states, logs, SecretsCheck(registry, settings.allowed))
+        login_servicer = McpLoginServicer(LoginFlows(logins), routes, servers, connections)
         calls = ToolCalls(routes, requests, CallCounts(), settings.max_request_bytes)
         tasks = await stack.enter_async_context(open_task_group())
         servicer = McpHostServicer(
@@ -78,6 +84,10 @@ async def open_app(settings: McpHostSettings) -> AsyncIterator[Sequence[Mount]]:
                 lambda server: service_pb2_grpc.add_McpServerServiceServicer_to_server(
                     server_servicer, server
                 ),
+            ),
+            Mount(
+                _LOGINS,
+                lambda server: service_pb2_grpc.add_McpLoginServiceServicer_to_server(login_servicer, server),
             ),
             Mount(
                 _CONTENT,

@@ -20,6 +20,7 @@ from retinue_mcp_host.model import (
     Content,
     Elicitation,
     ElicitationAnswer,
+    Grant,
     HttpTransport,
     OAuth,
     Progress,
@@ -53,6 +54,11 @@ MAX_RESPONSE_BYTES = 1024 * 1024
 _SCOPES: Mapping[int, Literal["shared", "session", "run"]] = {
     mcp_server_pb2.SERVER_SCOPE_SESSION: "session",
     mcp_server_pb2.SERVER_SCOPE_RUN: "run",
+}
+
+_GRANTS: Mapping[int, Grant] = {
+    mcp_server_pb2.GRANT_TYPE_AUTHORIZATION_CODE: "authorization_code",
+    mcp_server_pb2.GRANT_TYPE_JWT_BEARER: "jwt_bearer",
 }
 
 
@@ -106,6 +112,10 @@ def _oauth(http: mcp_server_pb2.StreamableHttpTransport | mcp_server_pb2.SseTran
         private_key=oauth.private_key,
         algorithm=oauth.private_key_algorithm or OAUTH_ALGORITHM,
         scopes=tuple(oauth.scopes),
+        grant=_GRANTS.get(oauth.grant, "client_credentials"),
+        client_metadata_url=oauth.client_metadata_url,
+        redirect_uri=oauth.redirect_uri,
+        assertion=oauth.assertion,
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from retinue.errors import McpServerUnavailableError, McpTimeoutError
+from retinue.errors import McpLoginRequiredError, McpServerUnavailableError, McpTimeoutError
 from retinue_mcp_host.model import ServerSpec
 
 STDERR_IN_FACTS_BYTES = 2048
@@ -64,6 +64,18 @@ def call_timeout(spec: ServerSpec, what: str) -> McpTimeoutError:
         server=spec.name,
         namespace=spec.namespace,
         timeout_s=f"{spec.call_timeout_s:g}",
+    )
+
+
+def login_required(spec: ServerSpec, missing_scopes: str = "") -> McpLoginRequiredError:
+    """A server to which nobody has logged in, or with too few scopes."""
+    where = f" --namespace {spec.namespace}" if spec.namespace != "default" else ""
+    more = f" that grants more: {missing_scopes}" if missing_scopes else ""
+    return McpLoginRequiredError(
+        f"MCP server {spec.name} wants a login{more}: run `retinue login {spec.name}{where}`",
+        server=spec.name,
+        namespace=spec.namespace,
+        missing_scopes=missing_scopes or None,
     )
 
 

@@ -36,13 +36,17 @@ class TlsFiles:
     key_file: str = ""
 
 
+Grant = Literal["client_credentials", "authorization_code", "jwt_bearer"]
+
+
 @dataclass(frozen=True, slots=True)
 class OAuth:
-    """How a token for a server is asked for, with the grant client_credentials."""
+    """How a token for a server is asked for."""
 
-    issuer: str
-    """The authorization server: the client's secret goes to no other."""
-    client_id: str
+    issuer: str = ""
+    """The authorization server: a secret goes to no other. Empty: the one that the server names."""
+    client_id: str = ""
+    """Empty: client_metadata_url, or a client that registers itself."""
     client_secret: str = field(default="", repr=False)
     """A secret reference, not yet resolved; this or private_key."""
     private_key: str = field(default="", repr=False)
@@ -51,6 +55,12 @@ class OAuth:
     """How private_key signs."""
     scopes: tuple[str, ...] = ()
     """Empty: what the server, or its authorization server, names."""
+    grant: Grant = "client_credentials"
+    client_metadata_url: str = ""
+    redirect_uri: str = ""
+    """Where a browser goes after a login; empty: where whoever asks for the login says."""
+    assertion: str = field(default="", repr=False)
+    """A secret reference, not yet resolved, to a signed statement of the platform."""
 
 
 @dataclass(frozen=True, slots=True)

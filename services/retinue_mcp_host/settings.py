@@ -1,5 +1,6 @@
 """What the MCP host's process is told by its environment."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AliasChoices, Field, field_validator
@@ -31,8 +32,15 @@ class McpHostSettings(ApiSettings):
     """Calls under way on one StreamToolCalls."""
     max_connections: int = Field(default=256, ge=1)
     """Open at a time; a further server fails until an idle one is closed."""
+    logins_file: Path | None = None
+    """Where people's logins outlast this process; None: they last as long as it does."""
     prewarm_namespaces: Annotated[tuple[str, ...], NoDecode] = ("default",)
     """Whose servers with `prewarm` are kept connected; comma separated."""
+
+    @field_validator("logins_file", mode="before")
+    @classmethod
+    def _no_file(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("prewarm_namespaces", mode="before")
     @classmethod

@@ -3,24 +3,36 @@
 import asyncio
 import base64
 import contextlib
+import hashlib
 import socket
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import jwt
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 CLIENT, SECRET = "retinue", "s3cret-of-the-client"
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+
+
+class Code(NamedTuple):
+    """What a person has agreed to."""
+
+    client: str
+    redirect_uri: str
+    challenge: str
+    scope: str
 
 
 class AuthorizationServer:
-    """Gives tokens for the grant client_credentials, and notes who asked how."""
+    """Gives tokens, and notes who asked how. Its people agree to everything at once."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -36,6 +48,27 @@ class AuthorizationServer:
         self.valid: set[str] = set()
         self.takes_all_back = False
         """Whether no token that it gave is valid."""
+        self.metadata: dict[str, Any] = {}
+        """What its metadata has beside."""
+        self.scopes: dict[str, str] = {}
+        """Of each token."""
+        self.registered: list[dict[str, Any]] = []
+        """Clients that registered themselves."""
+        self.registers = True
+        self.asked: list[dict[str, str]] = []
+        """The queries with which people came."""
+        self.redirects: dict[str, str] = {}
+        """What the redirects say in place of what is right; empty values are left out."""
+        self.refresh_tokens: dict[str, str] = {}
+        """Those that hold, with their scopes; each counts once."""
+        self.gives_refresh_tokens = True
+        self.revoked: list[str] = []
+        self.answer: Response | None = None
+        """What the token endpoint answers in place of what is right."""
+        self.answers = asyncio.Event()
+        """Whether its token endpoint answers what it has taken."""
+        self.answers.set()
+        self._codes: dict[str, Code] = {}
 
     def app(self) -> Starlette:
         """What to serve."""
@@ -43,6 +76,9 @@ class AuthorizationServer:
             routes=[
                 Route("/.well-known/oauth-authorization-server", self._metadata),
                 Route("/token", self._token, methods=["POST"]),
+                Route("/register", self._register, methods=["POST"]),
+                Route("/authorize", self._authorize),
+                Route("/revoke", self._revoke, methods=["POST"]),
             ]
         )
 
@@ -51,34 +87,90 @@ class AuthorizationServer:
             "issuer": self.issuer or self.url,
             "authorization_endpoint": f"{self.url}/authorize",
             "token_endpoint": f"{self.url}/token",
+            "revocation_endpoint": f"{self.url}/revoke",
             "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["S256"],
+            "authorization_response_iss_parameter_supported": True,
         }
+        if self.registers:
+            found["registration_endpoint"] = f"{self.url}/register"
         if self.methods:
             found["token_endpoint_auth_methods_supported"] = self.methods
-        return JSONResponse(found)
+        return JSONResponse(found | self.metadata)
+
+    async def _register(self, request: Request) -> Response:
+        client = await request.json()
+        self.registered.append(client)
+        given = {"client_id": f"client-{len(self.registered)}", "client_secret": SECRET}
+        given["token_endpoint_auth_method"] = "client_secret_post"
+        return JSONResponse(client | given, 201)
+
+    async def _authorize(self, request: Request) -> Response:
+        query = dict(request.query_params)
+        self.asked.append(query)
+        code = f"code-{len(self.asked)}"
+        self._codes[code] = Code(
+            query["client_id"], query["redirect_uri"], query["code_challenge"], query.get("scope", "")
+        )
+        said = {"code": code, "state": query["state"], "iss": self.issuer or self.url} | self.redirects
+        answer = urlencode({name: value for name, value in said.items() if value})
+        return RedirectResponse(f"{query['redirect_uri']}?{answer}")
+
+    async def _revoke(self, request: Request) -> Response:
+        token = str((await request.form())["token"])
+        self.revoked.append(token)
+        self.refresh_tokens.pop(token, None)
+        return Response()
 
     async def _token(self, request: Request) -> Response:
         form = {name: str(value) for name, value in (await request.form()).items()}
         shown = request.headers.get("authorization", "")
         self.forms.append(form)
         self.shown.append(shown)
-        if form.get("grant_type") != "client_credentials" or not self._knows(form, shown):
+        if self.answer is not None:
+            return self.answer
+        scope = self._granted(form, shown)
+        await self.answers.wait()
+        if scope is None:
             # As careless as a server can be: it repeats what it was shown.
             error = {"error": "invalid_client", "error_description": f"unknown: {shown} {form}"}
-            return JSONResponse(error, 401)
+            return JSONResponse(error, 400 if form.get("grant_type") == "refresh_token" else 401)
         token = f"token-number-{len(self.forms)}"
+        self.scopes[token] = scope
         if not self.takes_all_back:
             self.valid.add(token)
-        answer = {"access_token": token, "token_type": "bearer"}
+        answer: dict[str, Any] = {"access_token": token, "token_type": "bearer"}
+        if form["grant_type"] in ("authorization_code", "refresh_token") and self.gives_refresh_tokens:
+            answer["refresh_token"] = f"refresh-number-{len(self.forms)}"
+            self.refresh_tokens[answer["refresh_token"]] = scope
         return JSONResponse(answer | ({"expires_in": self.life_s} if self.life_s else {}))
 
-    def _knows(self, form: dict[str, str], shown: str) -> bool:
+    def _granted(self, form: dict[str, str], shown: str) -> str | None:
+        """The scope that a request is good for; None where it is good for nothing."""
+        grant = form.get("grant_type")
+        if grant == "refresh_token":
+            return self.refresh_tokens.pop(form["refresh_token"], None)
+        if grant == "authorization_code":
+            code = self._codes.pop(form["code"], None)
+            digest = hashlib.sha256(form["code_verifier"].encode()).digest()
+            proof = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+            fits = code and (code.challenge, code.redirect_uri) == (proof, form["redirect_uri"])
+            return code.scope if code and fits and self._knows(form, shown, code.client) else None
+        if grant == JWT_BEARER:
+            return form.get("scope", "") if form.get("assertion") == SECRET else None
+        known = grant == "client_credentials" and self._knows(form, shown, CLIENT)
+        return form.get("scope", "") if known else None
+
+    def _knows(self, form: dict[str, str], shown: str, client: str) -> bool:
         if assertion := form.get("client_assertion"):
             claims = jwt.decode(assertion, self.public_key, algorithms=["ES256"], audience=self.url)
             return bool(claims["sub"] == CLIENT)
         if shown:
-            return base64.b64decode(shown.removeprefix("Basic ")).decode() == f"{CLIENT}:{SECRET}"
-        return form.get("client_secret") == SECRET
+            return base64.b64decode(shown.removeprefix("Basic ")).decode() == f"{client}:{SECRET}"
+        has_secret = client == CLIENT or client.startswith("client-")
+        return form.get("client_id") == client and form.get("client_secret") == (
+            SECRET if has_secret else None
+        )
 
 
 class Guard:
@@ -93,6 +185,12 @@ class Guard:
         self.insists = False
         """Whether a token that was asked for without the scope is refused, with 403."""
         self.refused = 0
+        self.metadata_at = ""
+        """Where a refusal says that its metadata is; where it is, where this is empty."""
+        self.shown: set[str] = set()
+        """The headers Authorization that came."""
+        self.issuer = ""
+        """Where its metadata sends people; its own authorization server where it is empty."""
         self.resource = ""
         """What its metadata says it is; its url where it is empty."""
 
@@ -102,23 +200,26 @@ class Guard:
             await self._inner(scope, receive, send)
         elif scope["path"] == "/metadata-of-mcp":
             resource = self.resource or f"{self.url}/mcp"
-            found = {"resource": resource, "authorization_servers": [self._authorization.url]}
+            found = {"resource": resource, "authorization_servers": [self.issuer or self._authorization.url]}
             await JSONResponse(found)(scope, receive, send)
         elif scope["path"].startswith("/.well-known/"):
             await Response(status_code=404)(scope, receive, send)
         elif self._is_allowed(dict(scope["headers"]).get(b"authorization", b"").decode()):
-            if self.insists and self.scope not in self._authorization.forms[-1].get("scope", "").split():
+            token = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
+            if self.insists and self.scope not in self._authorization.scopes[token].split():
                 said = f'Bearer error="insufficient_scope", scope="{self.scope}"'
                 await Response(status_code=403, headers={"WWW-Authenticate": said})(scope, receive, send)
             else:
                 await self._inner(scope, receive, send)
         else:
             self.refused += 1
+            place = f"{self.url}/metadata-of-mcp"
             wanted = f', scope="{self.scope}"' if self.scope else ""
-            said = f'Bearer error="invalid_token", resource_metadata="{self.url}/metadata-of-mcp"{wanted}'
+            said = f'Bearer error="invalid_token", resource_metadata="{self.metadata_at or place}"{wanted}'
             await Response(status_code=401, headers={"WWW-Authenticate": said})(scope, receive, send)
 
     def _is_allowed(self, shown: str) -> bool:
+        self.shown.add(shown)
         return shown.removeprefix("Bearer ") in self._authorization.valid
 
 

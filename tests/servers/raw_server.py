@@ -232,7 +232,8 @@ def answer(key: int, method: str, params: dict[str, Any]) -> None:
     """Answer a request."""
     result: dict[str, Any] | None
     if method == "initialize" and "modern" in WAYS:
-        send(id=key, error={"code": -32022, "message": "too old", "data": {"supported": [MODERN]}})
+        code = -32020 if "by-its-headers" in WAYS else -32022
+        send(id=key, error={"code": code, "message": "too old", "data": {"supported": [MODERN]}})
         return
     if "modern" in WAYS and params["_meta"]["io.modelcontextprotocol/protocolVersion"] != MODERN:
         send(id=key, error={"code": -32600, "message": "who asks?"})

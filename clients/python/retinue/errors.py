@@ -204,6 +204,21 @@ class McpResourceNotFoundError(RetinueError):
     code = StatusCode.NOT_FOUND
 
 
+class McpLoginRequiredError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_LOGIN_REQUIRED
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class McpLoginNotFoundError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_LOGIN_NOT_FOUND
+    code = StatusCode.NOT_FOUND
+
+
+class McpLoginFailedError(RetinueError):
+    reason = pb.ERROR_REASON_MCP_LOGIN_FAILED
+    code = StatusCode.ABORTED
+
+
 class RunNotFoundError(RetinueError):
     reason = pb.ERROR_REASON_RUN_NOT_FOUND
     code = StatusCode.NOT_FOUND

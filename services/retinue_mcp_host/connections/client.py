@@ -7,12 +7,15 @@ import httpx2
 
 from retinue.errors import ComponentInvalidError
 from retinue_kit.secrets import resolve_secret
+from retinue_mcp_host.connections.login_tokens import LoginTokens
 from retinue_mcp_host.connections.notices import Notices
-from retinue_mcp_host.connections.oauth import BearerAuth, Tokens
+from retinue_mcp_host.connections.oauth import BearerAuth, OwnTokens, Tokens
 from retinue_mcp_host.connections.oauth_requests import OAuthRequests
 from retinue_mcp_host.connections.pinning import Pin, PinnedTransport, look_up
 from retinue_mcp_host.connections.session import Wire
 from retinue_mcp_host.connections.tls import tls_context
+from retinue_mcp_host.logins.login import place_of
+from retinue_mcp_host.logins.table import Logins
 from retinue_mcp_host.model import HttpTransport, ServerSpec, SseTransport, TlsFiles
 
 HTTP_CONNECT_S = 10.0
@@ -23,20 +26,32 @@ NOT_THERE = frozenset({502, 503, 504})
 """What a proxy answers for a server that is not there."""
 
 
+_UNAUTHORIZED = 401
+
+
+def refused_with(status: int) -> str:
+    """What to say of a status that a request failed with."""
+    if status == _UNAUTHORIZED:
+        # Nobody logs in by itself: which authorization servers count is for the operator to say.
+        return "HTTP status 401: it wants a token; give its config oauth, or the header Authorization"
+    return f"HTTP status {status}"
+
+
 async def http_client(
     spec: ServerSpec,
     transport: HttpTransport | SseTransport,
     name: str,
     wire: Wire,
     notices: Notices,
+    logins: Logins,
     on_failure: Callable[[httpx2.TransportError], None],
     on_response: Callable[[httpx2.Response], Awaitable[None]] | None = None,
 ) -> httpx2.AsyncClient:
     """The client of one connection; `name` is the transport's in the component, `wire` what it is for.
 
     It tells of POSTs that did not reach the server, and of each answer as it begins. Raises
-    ComponentInvalidError, ComponentNotAllowedError, McpServerUnavailableError, McpTimeoutError,
-    SecretNotFoundError.
+    ComponentInvalidError, ComponentNotAllowedError, McpLoginRequiredError, McpServerUnavailableError,
+    McpTimeoutError, SecretNotFoundError.
     """
     secrets: list[str] = []
     headers = {
@@ -47,7 +62,7 @@ async def http_client(
     if notices.log is not None:
         notices.log.hide(secrets)
     verify = tls_context(spec, transport.tls) if transport.tls != TlsFiles() else True
-    auth = await _auth(spec, transport, name, secrets, verify, on_failure)
+    auth = await _auth(spec, transport, name, secrets, verify, logins, on_failure)
     # The environment's proxies and netrc are not config; a redirect could lead past the allowed hosts.
     return httpx2.AsyncClient(
         transport=_WatchedTransport(await look_up(spec, transport.url), on_failure, verify),
@@ -66,14 +81,20 @@ async def _auth(
     name: str,
     secrets: list[str],
     verify: ssl.SSLContext | bool,
+    logins: Logins,
     on_failure: Callable[[httpx2.TransportError], None],
 ) -> BearerAuth | None:
     if transport.oauth is None:
         return None
     field = f"{name}.oauth"
     requests = OAuthRequests(spec, transport.url, field, transport.oauth, verify)
-    tokens = Tokens(transport.url, transport.oauth, field, requests, secrets)
-    await requests.check()
+    tokens: Tokens
+    if place := place_of(spec):
+        tokens = LoginTokens(spec, place, logins, requests, secrets)
+    else:
+        tokens = OwnTokens(transport.url, transport.oauth, field, requests, secrets)
+    if transport.oauth.issuer:
+        await requests.check()
     return BearerAuth(transport.url, tokens, on_failure)
 
 

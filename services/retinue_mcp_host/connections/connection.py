@@ -16,6 +16,7 @@ from retinue_mcp_host.connections.notices import Notices
 from retinue_mcp_host.connections.revisions import Revisions
 from retinue_mcp_host.connections.slots import CallSlots
 from retinue_mcp_host.failures import SessionLostError, unavailable, why_unreachable
+from retinue_mcp_host.logins.table import Logins
 from retinue_mcp_host.model import (
     ConnectionKey,
     Limits,
@@ -63,6 +64,7 @@ class Connection:
         on_tools_changed: Callable[["Connection"], None],
         on_end: Callable[["Connection"], None],
         revisions: Revisions,
+        logins: Logins,
         server_log: ServerLog,
     ) -> None:
         self.key = key
@@ -71,6 +73,7 @@ class Connection:
         self._on_open = on_open
         self._on_end = on_end
         self._revisions = revisions
+        self._logins = logins
         self._log = server_log
         self.slots = CallSlots(spec)
         self._owner: asyncio.Task[None] | None = None
@@ -137,6 +140,7 @@ class Connection:
             self._limits,
             Notices(on_tools_changed=self._tools.changed, on_gone=self._wake.set, log=self._log),
             self._revisions,
+            self._logins,
         )
         return session
 

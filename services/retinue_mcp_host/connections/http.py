@@ -34,7 +34,7 @@ from pydantic import ValidationError
 
 from retinue_mcp_host.calls.server_requests import Outcome, RefusedError
 from retinue_mcp_host.connections.bounded import TOO_LONG, BoundedStream
-from retinue_mcp_host.connections.client import NOT_THERE, http_client
+from retinue_mcp_host.connections.client import NOT_THERE, http_client, refused_with
 from retinue_mcp_host.connections.negotiation import OfferingSession, negotiate
 from retinue_mcp_host.connections.notices import Notices
 from retinue_mcp_host.connections.offer import Offer, current_caller
@@ -47,6 +47,7 @@ from retinue_mcp_host.connections.session import (
     open_session_on,
 )
 from retinue_mcp_host.failures import connect_timeout, no_stderr, why_unreachable
+from retinue_mcp_host.logins.table import Logins
 from retinue_mcp_host.model import (
     HttpTransport,
     Limits,
@@ -68,15 +69,17 @@ async def open_http(
     limits: Limits,
     notices: Notices,
     revisions: Revisions,
+    logins: Logins,
 ) -> Session:
     """Reach a server and agree with it. A server that can not be reached fails the stack as it is left.
 
-    Raises McpTimeoutError, McpProtocolError, McpRequestRefusedError, SecretNotFoundError.
+    Raises McpTimeoutError, McpProtocolError, McpRequestRefusedError, McpLoginRequiredError,
+    SecretNotFoundError.
     """
     offer = Offer(spec, limits.max_result_bytes)
     wire = HttpWire(notices.on_gone, limits.max_server_message_bytes)
     client = await http_client(
-        spec, transport, "streamable_http", wire, notices, wire.note_failure, wire.note_status
+        spec, transport, "streamable_http", wire, notices, logins, wire.note_failure, wire.note_status
     )
     try:
         async with asyncio.timeout(spec.connect_timeout_s):
@@ -236,7 +239,7 @@ class HttpWire:
             return MCPError(ANSWER_TOO_LARGE, text)
         if error.message == _ERROR_STATUS and self._failed_status:
             code = CONNECTION_CLOSED if self._failed_status in NOT_THERE else error.code
-            return MCPError(code, f"HTTP status {self._failed_status}")
+            return MCPError(code, refused_with(self._failed_status))
         return error
 
     def gone(self) -> str | None:

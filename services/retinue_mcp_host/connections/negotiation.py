@@ -13,6 +13,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import MCP_METHOD_HEADER
 from mcp_types import (
     CONNECTION_CLOSED,
+    HEADER_MISMATCH,
     METHOD_NOT_FOUND,
     UNSUPPORTED_PROTOCOL_VERSION,
     ClientCapabilities,
@@ -36,6 +37,7 @@ from mcp_types.version import (
 )
 from pydantic import ValidationError
 
+from retinue_mcp_host.connections.login_wanted import LOGIN_WANTED
 from retinue_mcp_host.connections.offer import Offer
 from retinue_mcp_host.connections.revisions import Revisions
 from retinue_mcp_host.model import ServerInfo, ServerSpec
@@ -51,6 +53,10 @@ def offered_capabilities(offer: Offer) -> ClientCapabilities:
         roots=RootsCapability() if offer.has_roots else None,
         sampling=SamplingCapability() if offer.has_sampling else None,
     )
+
+
+_TOO_NEW = (UNSUPPORTED_PROTOCOL_VERSION, METHOD_NOT_FOUND, HEADER_MISMATCH)
+"""How a server answers the handshake that has none; the last where it looks at the headers first."""
 
 
 class OfferingSession(ClientSession):
@@ -151,11 +157,13 @@ async def _initialize_first(session: OfferingSession) -> None:
     try:
         await session.initialize()
     except MCPError as refused:
-        if refused.code not in (UNSUPPORTED_PROTOCOL_VERSION, METHOD_NOT_FOUND):
+        if refused.code not in _TOO_NEW:
             raise
         try:
             await session.discover()
-        except MCPError:
+        except MCPError as error:
+            if error.code == LOGIN_WANTED:
+                raise
             raise refused from None
 
 
@@ -163,7 +171,7 @@ async def _discover_first(session: OfferingSession) -> None:
     try:
         await session.discover()
     except MCPError as refused:
-        if refused.code == CONNECTION_CLOSED:
+        if refused.code in (CONNECTION_CLOSED, LOGIN_WANTED):
             raise
         # It speaks something else by now: another program stands at the same address.
         await session.initialize()

@@ -1,13 +1,12 @@
-"""A bearer token on each request to a server elsewhere, from its authorization server.
+"""A bearer token on each request to a server elsewhere, and those that the host gets as itself.
 
-The grant is client_credentials: the host acts as itself, and no person is asked. The flow is the SDK's.
+Its grants are client_credentials and jwt_bearer: no person is asked. The flow is the SDK's.
 """
 
 import asyncio
-import base64
 import math
 from collections.abc import AsyncGenerator, Callable
-from urllib.parse import quote
+from typing import Protocol
 
 import httpx2
 import structlog
@@ -18,8 +17,9 @@ from mcp.shared.auth import OAuthToken
 from retinue.errors import RetinueError
 from retinue_kit.secrets import hide_values, resolve_secret
 from retinue_mcp_host.connections.bounded import UnreadStream
-from retinue_mcp_host.connections.oauth_flow import Flow, Shown
-from retinue_mcp_host.connections.oauth_requests import NoTokenError, OAuthRequests, origin
+from retinue_mcp_host.connections.login_wanted import LoginWantedError
+from retinue_mcp_host.connections.oauth_flow import MAX_SAID_CHARS, Flow, Shown
+from retinue_mcp_host.connections.oauth_requests import NoTokenError, OAuthRequests, as_shown, origin
 from retinue_mcp_host.model import OAuth
 
 log = structlog.get_logger()
@@ -28,18 +28,33 @@ TOKEN_S = 30.0
 """For all requests that one token needs."""
 EARLY_S = 30.0
 """A token is renewed so long before it expires, or with a tenth of its time left where that is less."""
-MAX_SAID_CHARS = 400
-"""Of what an authorization server, or the server, says when it refuses."""
 
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
+
+
+class Tokens(Protocol):
+    """Where the tokens for one server's requests come from."""
+
+    async def current(self) -> str:
+        """The token; empty where there is none yet. Raises NoTokenError."""
+
+    def can_answer(self, response: httpx2.Response) -> bool:
+        """Whether an answer says that another token is needed, and one may be asked for."""
+
+    async def renewed(self, refused: str, challenge: httpx2.Response | None) -> str:
+        """A token in place of one; `challenge` is the answer that wants it, None where it expires soon.
+
+        Raises NoTokenError; LoginWantedError where only a person can help.
+        """
+
+    def check(self, response: httpx2.Response) -> None:
+        """Raise NoTokenError or LoginWantedError where a server refuses a new token."""
 
 
 class BearerAuth(httpx2.Auth):
     """Puts the token on requests to the server, and asks for one when the server wants it."""
 
-    def __init__(
-        self, url: str, tokens: "Tokens", on_failure: Callable[[httpx2.TransportError], None]
-    ) -> None:
+    def __init__(self, url: str, tokens: Tokens, on_failure: Callable[[httpx2.TransportError], None]) -> None:
         self._origin = origin(httpx2.URL(url))
         self._tokens = tokens
         self._on_failure = on_failure
@@ -58,36 +73,41 @@ class BearerAuth(httpx2.Auth):
             response = yield request
             if not self._tokens.can_answer(response):
                 return
-            response.stream = UnreadStream(response.stream)
-            request.headers["Authorization"] = f"Bearer {await self._tokens.renewed(token, response)}"
-            response = yield request
-            self._tokens.check(response)
+            try:
+                renewed = await self._tokens.renewed(token, response)
+                response.stream = UnreadStream(response.stream)
+                request.headers["Authorization"] = f"Bearer {renewed}"
+                response = yield request
+                self._tokens.check(response)
+            except LoginWantedError as wanted:
+                wanted.answer(response)
         except NoTokenError as error:
             # Told here: what the SDK makes of it, if anything, reaches no caller.
             self._on_failure(error)
             raise
 
 
-class Tokens:
-    """The token of one connection; it is in memory alone. `secrets` are what no error may repeat."""
+class OwnTokens:
+    """The token that one connection has for the host itself; it is in memory alone."""
 
     def __init__(
         self, url: str, oauth: OAuth, field: str, requests: OAuthRequests, secrets: list[str]
     ) -> None:
-        """Raises SecretNotFoundError."""
+        """`secrets` are what no error may repeat; they grow. Raises SecretNotFoundError."""
         self._url = url
         self._oauth = oauth
         self._requests = requests
         self._secrets = secrets
+        self._assertion_field = f"{field}.assertion"
+        self._assertion_place = len(secrets)
+        secrets.append("")
         self._shown = Shown(
             oauth,
             resolve_secret(oauth.client_secret, field=f"{field}.client_secret", values=secrets),
             resolve_secret(oauth.private_key, field=f"{field}.private_key", values=secrets),
+            self._assertion(),
         )
-        if self._shown.client_secret:
-            as_sent = quote(self._shown.client_secret, safe="")
-            pair = f"{quote(oauth.client_id, safe='')}:{as_sent}".encode()
-            secrets += [as_sent, base64.b64encode(pair).decode()]
+        secrets += as_shown(oauth.client_id, self._shown.client_secret)
         self._fixed_secrets = len(secrets)
         self._scope = " ".join(oauth.scopes)
         """What to ask for; empty where the server says it."""
@@ -99,14 +119,20 @@ class Tokens:
         """The WWW-Authenticate of the last 401, which may name metadata; that of a 403 need not."""
         self._asking = asyncio.Lock()
 
+    def _assertion(self) -> str:
+        """What the platform says now; it says it anew from time to time. Raises SecretNotFoundError."""
+        said = resolve_secret(self._oauth.assertion, field=self._assertion_field)
+        self._secrets[self._assertion_place] = said
+        return said
+
     async def current(self) -> str:
-        """The token; empty before the server has asked for one. Raises NoTokenError."""
+        """See Tokens."""
         if self._token and asyncio.get_running_loop().time() >= self._renew_at:
             return await self.renewed(self._token, None)
         return self._token
 
     def can_answer(self, response: httpx2.Response) -> bool:
-        """Whether an answer says that a new token is needed, and one may be asked for."""
+        """See Tokens."""
         if response.status_code == _FORBIDDEN:
             # Configured scopes are all that the operator gives: the server's wish adds none.
             too_little = extract_field_from_www_auth(response, "error") == "insufficient_scope"
@@ -114,10 +140,7 @@ class Tokens:
         return response.status_code == _UNAUTHORIZED
 
     async def renewed(self, refused: str, challenge: httpx2.Response | None) -> str:
-        """A token in place of one, for all who want another at the same time. Raises NoTokenError.
-
-        `challenge` is the answer that wants it; None where it was about to expire.
-        """
+        """See Tokens. All who want another at the same time get the same."""
         async with self._asking:
             if self._failure:
                 raise NoTokenError(self._failure)
@@ -131,14 +154,16 @@ class Tokens:
             self._scope = union_scopes(self._scope or self._granted, wanted) or ""
         elif challenge is not None:
             self._challenge = challenge.headers.get("WWW-Authenticate", "")
-        flow = Flow(self._url, self._shown, self._scope or None, self._requests)
+        flow: Flow | None = None
         try:
+            shown = self._shown._replace(assertion=self._assertion())
+            flow = Flow(self._url, shown, self._scope or None, self._requests)
             async with asyncio.timeout(TOKEN_S):
                 token = await flow.token(self._challenge)
         except TimeoutError:
             self._failure = self._no_token(f"{self._oauth.issuer} did not give one in {TOKEN_S:g} s")
-        except (OAuthFlowError, httpx2.HTTPError, ValueError, OverflowError) as error:
-            self._failure = self._no_token(flow.why(error))
+        except (OAuthFlowError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, OverflowError) as error:
+            self._failure = self._no_token(flow.why(error) if flow else str(error))
         except RetinueError as error:
             self._failure = self._no_token(error.message)
         if self._failure:
@@ -158,7 +183,7 @@ class Tokens:
         log.debug("token received", issuer=self._oauth.issuer, expires_in_s=life_s)
 
     def check(self, response: httpx2.Response) -> None:
-        """Raise NoTokenError where a server refuses a new token."""
+        """See Tokens."""
         if response.status_code != _UNAUTHORIZED:
             return
         error = extract_field_from_www_auth(response, "error") or "HTTP status 401"

@@ -2,6 +2,7 @@
 
 import logging
 from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
 import httpx2
 import jwt
@@ -12,7 +13,7 @@ from mcp.client.auth.extensions.client_credentials import (
     PrivateKeyJWTOAuthProvider,
     SignedJWTParameters,
 )
-from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+from mcp.shared.auth import JWT_BEARER_GRANT_TYPE, OAuthClientInformationFull, OAuthToken
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types import LATEST_PROTOCOL_VERSION
 
@@ -20,6 +21,8 @@ from retinue_mcp_host.connections.oauth_requests import OAuthRequests
 from retinue_mcp_host.model import OAuth
 
 _UNAUTHORIZED = 401
+MAX_SAID_CHARS = 400
+"""Of what an authorization server, or the server, says when it refuses."""
 _POST: Final = "client_secret_post"
 
 # It logs what the authorization server answers as it is, which may repeat the secret; the error says it.
@@ -34,6 +37,8 @@ class Shown(NamedTuple):
     """The value; empty where it has a key."""
     private_key: str
     """In PEM."""
+    assertion: str
+    """A statement of the platform."""
 
 
 class Flow:
@@ -72,13 +77,18 @@ class Flow:
 
     def why(self, error: Exception) -> str:
         """What to say of a flow that failed."""
-        if self._answer is None:
-            return str(error).partition("\n")[0]
-        if self._answer.is_success:
-            return f"what {self._issuer} answered is no token"
-        said = _error_of(self._answer.content)
-        what = f": {said}" if said else ""
-        return f"{self._issuer} refused, with HTTP status {self._answer.status_code}{what}"
+        return why_refused(error, self._answer, self._issuer)
+
+
+def why_refused(error: Exception, answer: httpx2.Response | None, issuer: str) -> str:
+    """What to say of a flow that failed; `answer` is the last of the token endpoint, where there was one."""
+    if answer is None:
+        return str(error).partition("\n")[0]
+    if answer.is_success:
+        return f"what {issuer} answered is no token"
+    said = _error_of(answer.content)
+    what = f": {said}" if said else ""
+    return f"{issuer} refused, with HTTP status {answer.status_code}{what}"
 
 
 def _error_of(content: bytes) -> str:
@@ -109,6 +119,22 @@ class _SecretClient(ClientCredentialsOAuthProvider):
         return await super()._perform_authorization()
 
 
+class _AssertionClient(_SecretClient):
+    """Shows what its platform says of it, in place of itself (RFC 7523, 2.1)."""
+
+    assertion: str
+
+    async def _exchange_token_client_credentials(self) -> httpx2.Request:
+        request = await super()._exchange_token_client_credentials()
+        form = dict(parse_qsl(request.content.decode()))
+        form |= {"grant_type": JWT_BEARER_GRANT_TYPE, "assertion": self.assertion}
+        shown = request.headers.get("Authorization")
+        if shown is None and self._fixed_client_info.client_id:
+            form["client_id"] = self._fixed_client_info.client_id
+        headers = {"Authorization": shown} if shown else {}
+        return httpx2.Request("POST", request.url, data=form, headers=headers)
+
+
 class _KeyClient(PrivateKeyJWTOAuthProvider):
     """Signs with its key, and asks for the scopes that were chosen."""
 
@@ -124,20 +150,24 @@ def _provider(url: str, shown: Shown, scope: str | None) -> OAuthClientProvider:
     if shown.private_key:
         return _KeyClient(
             url,
-            storage=_Storage(),
+            storage=NoStorage(),
             client_id=oauth.client_id,
             assertion_provider=_Signer(shown).sign,
             scope=scope,
             issuer=oauth.issuer,
         )
-    return _SecretClient(
+    client = _AssertionClient if shown.assertion else _SecretClient
+    provider = client(
         url,
-        storage=_Storage(),
+        storage=NoStorage(),
         client_id=oauth.client_id,
         client_secret=shown.client_secret,
         scope=scope,
         issuer=oauth.issuer,
     )
+    if isinstance(provider, _AssertionClient):
+        provider.assertion = shown.assertion
+    return provider
 
 
 class _Signer:
@@ -161,17 +191,24 @@ class _Signer:
             raise OAuthFlowError(f"private_key cannot sign with {self._algorithm}: {what}") from None
 
 
-class _Storage:
-    """Empty: a provider lives for one token, which its context has."""
+class NoStorage:
+    """Knows a client at most: a provider lives for one token, which its context has."""
+
+    def __init__(self, client: OAuthClientInformationFull | None = None) -> None:
+        self._client = client
 
     async def get_tokens(self) -> OAuthToken | None:
+        """None."""
         return None
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
+        """Nothing."""
         _ = tokens
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:
-        return None
+        """The client."""
+        return self._client
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        """Nothing."""
         _ = client_info

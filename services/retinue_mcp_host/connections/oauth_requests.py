@@ -1,8 +1,10 @@
 """Requests to a server's authorization server: where they may go, and how much and how long they may take."""
 
+import base64
 import ipaddress
 import ssl
 from dataclasses import replace
+from urllib.parse import quote
 
 import httpx2
 
@@ -24,16 +26,20 @@ class NoTokenError(SaysWhyError, httpx2.TransportError):
 class OAuthRequests:
     """Sends what the flow for one server's token needs.
 
-    Metadata is read at the server and at the issuer of its config; what else an answer names is not asked.
+    Metadata is read at the server and at the issuer: that of its config or, where that names none, the one
+    that the server names (`follow`). What else an answer names is not asked.
     """
 
     def __init__(
         self, spec: ServerSpec, url: str, field: str, oauth: OAuth, verify: ssl.SSLContext | bool
     ) -> None:
-        reach = replace(spec.reach, field=f"{field}.issuer", secret=True) if spec.reach else None
+        # A client's secret goes to no host that is not listed, be it public; a person's login shows none.
+        secret = bool(oauth.client_secret or oauth.private_key or oauth.assertion)
+        reach = replace(spec.reach, field=f"{field}.issuer", secret=secret) if spec.reach else None
         self._spec = replace(spec, reach=reach)
-        self._issuer = httpx2.URL(oauth.issuer)
-        self._origins = {origin(httpx2.URL(url)), origin(self._issuer)}
+        self._server = httpx2.URL(url)
+        self._configured = oauth.issuer
+        self._issuer = httpx2.URL(oauth.issuer or url)
         self._verify = verify
 
     async def check(self) -> None:
@@ -43,16 +49,18 @@ class OAuthRequests:
         """
         await look_up(self._spec, str(self._issuer))
 
+    def follow(self, issuer: str) -> None:
+        """Use the authorization server that the server names. Raises NoTokenError."""
+        url = httpx2.URL(issuer)
+        if not self._configured and url.scheme != "https" and not _is_loopback(self._server.host):
+            raise NoTokenError(f"the authorization server that it names, {issuer}, is without TLS")
+        self._issuer = url
+
     async def send(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request and return the whole answer. Raises httpx2.HTTPError, RetinueError."""
-        self._check(request)
+        self.check_address(request.url, is_metadata=request.method == "GET")
         request.headers["Accept-Encoding"] = "identity"
-        transport = PinnedTransport(
-            await look_up(self._spec, str(request.url)), verify=self._verify, trust_env=False
-        )
-        async with httpx2.AsyncClient(
-            transport=transport, timeout=REQUEST_S, trust_env=False, follow_redirects=False
-        ) as client:
+        async with self._client(await self._transport(request.url)) as client:
             response = await client.send(request, stream=True)
             try:
                 if response.headers.get("content-encoding", "identity") != "identity":
@@ -65,13 +73,40 @@ class OAuthRequests:
                 await response.aclose()
         return response
 
-    def _check(self, request: httpx2.Request) -> None:
-        url = request.url
-        if request.method == "GET" and origin(url) not in self._origins:
+    async def head_of(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request to the server and return the head of the answer. Raises as `send` does."""
+        async with self._client(await self._transport(request.url)) as client:
+            response = await client.send(request, stream=True)
+            await response.aclose()
+        return response
+
+    async def _transport(self, url: httpx2.URL) -> PinnedTransport:
+        pin = await look_up(self._spec, str(url))
+        return PinnedTransport(pin, verify=self._verify, trust_env=False)
+
+    def _client(self, transport: PinnedTransport) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            transport=transport, timeout=REQUEST_S, trust_env=False, follow_redirects=False
+        )
+
+    def check_address(self, url: httpx2.URL, *, is_metadata: bool = False) -> None:
+        """Raise NoTokenError for an address that an answer has named and that is not to be used."""
+        if is_metadata and origin(url) not in {origin(self._server), origin(self._issuer)}:
             raise NoTokenError(f"{url} is neither at the server nor at the issuer of its config")
-        here = self._issuer.scheme == "http" and _is_loopback(url.host)
-        if request.method != "GET" and url.scheme != "https" and not here:
+        here = _is_loopback(url.host)
+        if here and not (_is_loopback(self._server.host) or _is_loopback(self._issuer.host)):
+            raise NoTokenError(f"{url} is on this machine, and neither the server nor its issuer is")
+        if not is_metadata and url.scheme != "https" and not (here and self._issuer.scheme == "http"):
             raise NoTokenError(f"{url} would get the client's secret without TLS")
+
+
+def as_shown(client_id: str, secret: str) -> list[str]:
+    """The forms in which a secret is sent (RFC 6749, 2.3.1), none of which an error may repeat."""
+    if not secret:
+        return []
+    encoded = quote(secret, safe="")
+    pair = f"{quote(client_id, safe='')}:{encoded}".encode()
+    return [encoded, base64.b64encode(pair).decode()]
 
 
 def origin(url: httpx2.URL) -> tuple[str, str, int | None]:

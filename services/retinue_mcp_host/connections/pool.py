@@ -12,6 +12,7 @@ from retinue_kit.tasks import open_task_group
 from retinue_mcp_host.changes import Changes
 from retinue_mcp_host.connections.connection import Connection, load_transports
 from retinue_mcp_host.connections.revisions import Revisions
+from retinue_mcp_host.logins.table import Logins
 from retinue_mcp_host.model import SHARED, ConnectionKey, Limits, ServerSpec
 from retinue_mcp_host.servers.log import ServerLog, ServerLogs
 from retinue_mcp_host.servers.supervision import Supervision
@@ -31,6 +32,7 @@ class Connections:
         changes: Changes,
         supervision: Supervision,
         logs: ServerLogs,
+        logins: Logins,
         limits: Limits,
         max_connections: int,
     ) -> None:
@@ -39,6 +41,7 @@ class Connections:
         self._changes = changes
         self._supervision = supervision
         self._logs = logs
+        self._logins = logins
         self._limits = limits
         self._max = max_connections
         self._table: dict[ConnectionKey, Connection] = {}
@@ -97,6 +100,7 @@ class Connections:
             on_tools_changed=self._tools_changed,
             on_end=self._ended,
             revisions=self._revisions,
+            logins=self._logins,
             server_log=ServerLog(self._logs.ring(key.namespace, key.server), key.scope),
         )
         self._table[key] = connection
@@ -155,14 +159,18 @@ class Connections:
 
         Its breakers are closed by that. Raises RetinueError.
         """
-        old = [each for key, each in self._table.items() if key[:2] == (spec.namespace, spec.name)]
-        for connection in old:
-            connection.close()
-        for connection in old:
+        for connection in self.disconnect(spec.namespace, spec.name):
             await connection.left()
         self._supervision.reset(spec.namespace, spec.name)
         if spec.scope == "shared":
             await self.connect(spec)
+
+    def disconnect(self, namespace: str, server: str) -> list[Connection]:
+        """Ask the connections of a server to end, and return them."""
+        found = [each for key, each in self._table.items() if key[:2] == (namespace, server)]
+        for connection in found:
+            connection.close()
+        return found
 
     def close_scope(self, namespace: str, scope: str) -> None:
         """Close the connections of a session or a run tree that is over."""
@@ -181,11 +189,16 @@ class Connections:
 
 @asynccontextmanager
 async def open_connections(
-    changes: Changes, supervision: Supervision, logs: ServerLogs, limits: Limits, max_connections: int
+    changes: Changes,
+    supervision: Supervision,
+    logs: ServerLogs,
+    logins: Logins,
+    limits: Limits,
+    max_connections: int,
 ) -> AsyncIterator[Connections]:
     """Open the table; leaving ends all connections and waits for them, each within `connection.CLOSE_S`."""
     async with open_task_group() as tasks:
-        connections = Connections(tasks, changes, supervision, logs, limits, max_connections)
+        connections = Connections(tasks, changes, supervision, logs, logins, limits, max_connections)
         # The first to connect would wait for the import; here nobody does.
         warming = tasks.create_task(asyncio.to_thread(load_transports), name="import mcp")
         try:

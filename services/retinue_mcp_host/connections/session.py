@@ -29,6 +29,7 @@ from retinue_kit.secrets import hide_values
 from retinue_kit.tasks import open_task_group
 from retinue_mcp_host.calls.server_requests import Caller
 from retinue_mcp_host.connections.input_rounds import answer_rounds
+from retinue_mcp_host.connections.login_wanted import LOGIN_WANTED
 from retinue_mcp_host.connections.negotiation import OfferingSession, listen_to, server_info
 from retinue_mcp_host.connections.notices import Notices
 from retinue_mcp_host.connections.offer import Offer
@@ -36,7 +37,7 @@ from retinue_mcp_host.connections.output_schemas import OutputSchemas
 from retinue_mcp_host.connections.results import result_from_json, tool_from_json
 from retinue_mcp_host.connections.rpc import ANSWER_TOO_LARGE, NO_RESULT
 from retinue_mcp_host.connections.subscriptions import Subscriptions, Watcher
-from retinue_mcp_host.failures import SessionLostError, Stderr, call_timeout, unavailable
+from retinue_mcp_host.failures import SessionLostError, Stderr, call_timeout, login_required, unavailable
 from retinue_mcp_host.model import Limits, OnProgress, ServerInfo, ServerSpec, Tool, ToolResult
 
 log = structlog.get_logger()
@@ -300,6 +301,14 @@ def error_from_mcp(spec: ServerSpec, error: Exception, wire: Wire) -> RetinueErr
     if not isinstance(error, MCPError):
         what = hide_values(_first_line(error), wire.secrets)
         return McpProtocolError(f"MCP server {name} broke the protocol: {what}", server=name)
+    if error.code == LOGIN_WANTED:
+        missing = error.data if isinstance(error.data, str) else ""
+        return login_required(spec, hide_values(missing, wire.secrets))
+    return _from_code(spec, error, wire)
+
+
+def _from_code(spec: ServerSpec, error: MCPError, wire: Wire) -> RetinueError:
+    name = spec.name
     said = hide_values(error.message, wire.secrets)
     if error.code == SESSION_LOST:
         return SessionLostError(f"MCP server {name} {error.message}", server=name, namespace=spec.namespace)

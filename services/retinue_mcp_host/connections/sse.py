@@ -13,7 +13,14 @@ from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR
 from pydantic import ValidationError
 
 from retinue_kit.tasks import open_task_group
-from retinue_mcp_host.connections.client import HTTP_CONNECT_S, HTTP_WRITE_S, NOT_THERE, http_client
+from retinue_mcp_host.connections.client import (
+    HTTP_CONNECT_S,
+    HTTP_WRITE_S,
+    NOT_THERE,
+    http_client,
+    refused_with,
+)
+from retinue_mcp_host.connections.login_wanted import LOGIN_WANTED, wanted_scopes
 from retinue_mcp_host.connections.negotiation import OfferingSession, negotiate
 from retinue_mcp_host.connections.notices import Notices
 from retinue_mcp_host.connections.offer import Offer
@@ -23,6 +30,7 @@ from retinue_mcp_host.connections.session import SESSION_LOST, Session, error_fr
 from retinue_mcp_host.connections.sse_events import SseEvents
 from retinue_mcp_host.connections.wire import RpcWire
 from retinue_mcp_host.failures import connect_timeout, why_unreachable
+from retinue_mcp_host.logins.table import Logins
 from retinue_mcp_host.model import Limits, ServerSpec, SseTransport
 
 POST_S = 30.0
@@ -42,16 +50,17 @@ async def open_sse(
     limits: Limits,
     notices: Notices,
     revisions: Revisions,
+    logins: Logins,
 ) -> Session:
     """Reach a server and agree with it.
 
     Raises McpServerUnavailableError, McpTimeoutError, McpProtocolError, McpRequestRefusedError,
-    ComponentInvalidError, ComponentNotAllowedError, SecretNotFoundError.
+    McpLoginRequiredError, ComponentInvalidError, ComponentNotAllowedError, SecretNotFoundError.
     """
     offer = Offer(spec, limits.max_result_bytes)
     rpc = SseRpc(transport.url, offer, notices, limits.max_server_message_bytes)
     wire = RpcWire(rpc, rpc.why_gone)
-    client = await http_client(spec, transport, "sse", wire, notices, rpc.note_failure)
+    client = await http_client(spec, transport, "sse", wire, notices, logins, rpc.note_failure)
     try:
         async with asyncio.timeout(spec.connect_timeout_s):
             await stack.enter_async_context(client)
@@ -132,7 +141,10 @@ class SseRpc(JsonRpc):
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if status == httpx2.codes.OK and kind == "text/event-stream":
             return True
-        what = f"HTTP status {status}" if status != httpx2.codes.OK else f"{kind or 'no'} content"
+        if (missing := wanted_scopes(response)) is not None and not self._endpoint.done():
+            self._endpoint.set_exception(MCPError(LOGIN_WANTED, "wants a login", missing))
+            return False
+        what = refused_with(status) if status != httpx2.codes.OK else f"{kind or 'no'} content"
         if status in _NOT_SSE or status == httpx2.codes.OK:
             what += " in place of a stream of events: if it speaks streamable HTTP, use streamable_http"
         if not self._endpoint.done():
@@ -186,12 +198,15 @@ class SseRpc(JsonRpc):
         except httpx2.HTTPError:
             return  # told by note_failure: all that waits has failed
         status = response.status_code
-        if status == _NOT_FOUND and key is not None:
+        missing = wanted_scopes(response)
+        if missing is not None and key is not None:
+            self._fail(key, MCPError(LOGIN_WANTED, "wants a login", missing))
+        elif status == _NOT_FOUND and key is not None:
             self._fail(key, MCPError(SESSION_LOST, "has forgotten the session: it was started anew"))
             self._lose("has forgotten the session: it was started anew")
         elif status >= httpx2.codes.BAD_REQUEST and key is not None:
             code = CONNECTION_CLOSED if status in NOT_THERE else INTERNAL_ERROR
-            self._fail(key, MCPError(code, f"HTTP status {status}"))
+            self._fail(key, MCPError(code, refused_with(status)))
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:

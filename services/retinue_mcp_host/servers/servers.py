@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
 from retinue.client import Components, ServiceChannel
-from retinue.errors import InvalidArgumentError, RetinueError, Violation
+from retinue.errors import ComponentInvalidError, InvalidArgumentError, RetinueError, Violation
 from retinue.registry.v1.component_pb2 import Component
 from retinue_mcp_host.changes import Changes
 from retinue_mcp_host.connections.pool import Connections
-from retinue_mcp_host.convert import MCP_SERVER
+from retinue_mcp_host.convert import MCP_SERVER, spec_from_component
+from retinue_mcp_host.logins.login import LoginView, key_of, place_of
+from retinue_mcp_host.logins.table import Logins
 from retinue_mcp_host.model import NO_SCOPE, ServerInfo
 from retinue_mcp_host.servers.catalogue import Catalogue
 from retinue_mcp_host.servers.log import ServerLogs
@@ -43,6 +45,8 @@ class ServerView(NamedTuple):
     """The newest first."""
     info: ServerInfo | None
     """What it said about itself last."""
+    login: LoginView | None
+    """None where its config has no login."""
 
 
 class Page(NamedTuple):
@@ -73,6 +77,7 @@ class Servers:
         connections: Connections,
         supervision: Supervision,
         logs: ServerLogs,
+        logins: Logins,
     ) -> None:
         self._registry = registry
         self._catalogue = catalogue
@@ -80,6 +85,7 @@ class Servers:
         self._connections = connections
         self._supervision = supervision
         self._logs = logs
+        self._logins = logins
 
     async def get(self, namespace: str, name: str) -> ServerView:
         """A server. Raises ComponentNotFoundError, ServiceUnavailableError."""
@@ -177,7 +183,16 @@ class Servers:
         namespace, name = component.namespace, component.name
         newest = self._supervision.of(namespace, name)[:MAX_CONNECTIONS]
         connections = [self._connection(health) for health in newest]
-        return ServerView(component, connections, self._supervision.info(namespace, name))
+        info = self._supervision.info(namespace, name)
+        return ServerView(component, connections, info, self._login(component))
+
+    def _login(self, component: Component) -> LoginView | None:
+        try:
+            spec = spec_from_component(component)
+        except ComponentInvalidError:
+            return None
+        place = place_of(spec)
+        return self._logins.view(key_of(spec, place)) if place is not None else None
 
     def _connection(self, health: Health) -> ConnectionView:
         key = health.key

@@ -6,6 +6,7 @@ from retinue.errors import InvalidArgumentError, Violation
 from retinue.mcphost.v1 import server_pb2
 from retinue_mcp_host.connections.notices import LOG_LEVELS
 from retinue_mcp_host.convert import failure_to_proto
+from retinue_mcp_host.logins.login import LoginState, LoginView
 from retinue_mcp_host.model import ServerInfo
 from retinue_mcp_host.servers.log import DEFAULT_LEVEL, LogEntry
 from retinue_mcp_host.servers.servers import ConnectionView, ServerView
@@ -17,6 +18,11 @@ _STATES: Mapping[State, server_pb2.ConnectionState.ValueType] = {
     "closed": server_pb2.CONNECTION_STATE_CLOSED,
     "failed": server_pb2.CONNECTION_STATE_FAILED,
     "broken": server_pb2.CONNECTION_STATE_BROKEN,
+}
+_LOGIN_STATES: Mapping[LoginState, server_pb2.LoginState.ValueType] = {
+    "logged_out": server_pb2.LOGIN_STATE_LOGGED_OUT,
+    "required": server_pb2.LOGIN_STATE_REQUIRED,
+    "logged_in": server_pb2.LOGIN_STATE_LOGGED_IN,
 }
 _LEVELS = {level: server_pb2.LogLevel.ValueType(number) for number, level in enumerate(LOG_LEVELS, 1)}
 
@@ -33,7 +39,18 @@ def server_to_proto(view: ServerView) -> server_pb2.Server:
     )
     if view.info is not None:
         _add_info(message, view.info)
+    if view.login is not None:
+        _add_login(message.login, view.login)
     return message
+
+
+def _add_login(message: server_pb2.ServerLogin, view: LoginView) -> None:
+    message.state = _LOGIN_STATES[view.state]
+    message.missing_scopes.extend(view.missing_scopes.split())
+    if view.login is not None:
+        message.issuer = view.login.issuer
+        message.scopes.extend(view.login.scope.split())
+        message.login_time.FromMicroseconds(view.login.login_us)
 
 
 def _add_info(message: server_pb2.Server, info: ServerInfo) -> None:

@@ -61,7 +61,7 @@ class McpServerServicer(service_pb2_grpc.McpServerServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC's signature
     ) -> server_pb2.GetServerResponse:
         """See the proto."""
-        view = await self._servers.get(request.namespace or DEFAULT_NAMESPACE, _named(request.name))
+        view = await self._servers.get(request.namespace or DEFAULT_NAMESPACE, named(request.name))
         return server_pb2.GetServerResponse(server=server_to_proto(view))
 
     async def WatchServers(
@@ -82,7 +82,7 @@ class McpServerServicer(service_pb2_grpc.McpServerServiceServicer):
         context: Context,  # noqa: ARG002 - gRPC's signature
     ) -> server_pb2.RestartServerResponse:
         """See the proto."""
-        view = await self._servers.restart(request.namespace or DEFAULT_NAMESPACE, _named(request.name))
+        view = await self._servers.restart(request.namespace or DEFAULT_NAMESPACE, named(request.name))
         return server_pb2.RestartServerResponse(server=server_to_proto(view))
 
     async def WatchServerLog(
@@ -93,7 +93,7 @@ class McpServerServicer(service_pb2_grpc.McpServerServiceServicer):
         """See the proto."""
         namespace = request.namespace or DEFAULT_NAMESPACE
         level = log_level_from_proto(request.level)
-        await self._servers.get(namespace, _named(request.name))
+        await self._servers.get(namespace, named(request.name))
         reader = LogReader(self._logs.ring(namespace, request.name), level)
         reader.open()
         try:
@@ -120,7 +120,8 @@ class McpServerServicer(service_pb2_grpc.McpServerServiceServicer):
         return service_pb2.CheckSecretsResponse(problems=problems)
 
 
-def _named(name: str) -> str:
+def named(name: str) -> str:
+    """The name of a server. Raises InvalidArgumentError where it is empty."""
     if not name:
         raise InvalidArgumentError(
             "name is empty: name a server", violations=[Violation("name", "must be set")]

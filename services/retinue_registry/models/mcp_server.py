@@ -1,12 +1,9 @@
 """The rules of an MCP server."""
 
-import ipaddress
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, ConfigDict
 
@@ -16,7 +13,6 @@ from retinue_registry.models.fields import (
     Duration,
     EnvName,
     Headers,
-    KeyReference,
     Part,
     Required,
     Secret,
@@ -30,15 +26,12 @@ from retinue_registry.models.fields import (
     required,
     secret_in_folder,
 )
+from retinue_registry.models.oauth import EXAMPLE, OAUTH_SECRETS, OAuthSettings, check_oauth
 
 TRANSPORTS = ("stdio", "streamable_http", "sse")
 """The fields of the protos' oneof `transport`."""
 
 _FILE_URI = "file://"
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
-"""RFC 6749, 3.3."""
-_SECRETS = ("client_secret", "private_key")
-"""What an OAuth client shows, one of them."""
 
 
 def _root(text: str) -> str:
@@ -47,14 +40,7 @@ def _root(text: str) -> str:
     return text
 
 
-def _scope(text: str) -> str:
-    if not _SCOPE.fullmatch(text):
-        raise ValueError("must be one scope: characters of ASCII without spaces, quotes and backslashes")
-    return text
-
-
 Root = Annotated[Required, AfterValidator(_root)]
-Scope = Annotated[Text, AfterValidator(_scope)]
 
 
 class StdioTransport(Part):
@@ -85,34 +71,13 @@ class TlsSettings(Part):
     key_file: Required | None = optional("certs/client.key")
 
 
-class OAuthSettings(Part):
-    """How the host gets a token for a server."""
-
-    issuer: Url = required("https://login.example.com")
-    client_id: Required = required("retinue")
-    client_secret: KeyReference | None = optional("${env:CLIENT_SECRET}")
-    private_key: KeyReference | None = optional("${file:keys/client.pem}")
-    private_key_algorithm: (
-        Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-        | None
-    ) = optional("ES256", default="RS256")
-    scopes: Annotated[list[Scope], AfterValidator(once_each)] | None = optional(["tools.read"])
-
-
-_OAUTH = {
-    "issuer": "https://login.example.com",
-    "client_id": "retinue",
-    "client_secret": "${env:CLIENT_SECRET}",
-}
-
-
 class StreamableHttpTransport(Part):
     """A server that is there already."""
 
     url: Url = required("https://example.com/mcp")
     headers: Headers | None = optional({"Authorization": "Bearer ${env:TOKEN}"})
     tls: TlsSettings | None = optional({"ca_file": "certs/ca.pem"})
-    oauth: OAuthSettings | None = optional(_OAUTH)
+    oauth: OAuthSettings | None = optional(EXAMPLE)
 
 
 class SseTransport(Part):
@@ -121,7 +86,7 @@ class SseTransport(Part):
     url: Url = required("https://example.com/sse")
     headers: Headers | None = optional({"Authorization": "Bearer ${env:TOKEN}"})
     tls: TlsSettings | None = optional({"ca_file": "certs/ca.pem"})
-    oauth: OAuthSettings | None = optional(_OAUTH)
+    oauth: OAuthSettings | None = optional(EXAMPLE)
 
 
 def _needs_folder(command: str) -> bool:
@@ -168,7 +133,7 @@ class McpServerSpec(Spec):
             if isinstance(tls := http.get("tls"), dict):
                 yield from _tls(name, http.get("url"), tls)
             if isinstance(oauth := http.get("oauth"), dict):
-                yield from _oauth(name, http, oauth)
+                yield from check_oauth(name, http, oauth)
 
     def without_folder(self) -> Iterator[Broken]:
         """Yield the relative paths of its process, its secrets, its certificates and its roots."""
@@ -214,43 +179,13 @@ def _tls(transport: str, url: object, tls: Mapping[str, Any]) -> Iterator[Broken
         yield Broken((transport, "tls"), "needs cert_file and key_file together")
 
 
-def _oauth(transport: str, http: Mapping[str, Any], oauth: Mapping[str, Any]) -> Iterator[Broken]:
-    place = (transport, "oauth")
-    found = [name for name in _SECRETS if name in oauth]
-    if not found:
-        yield Broken(place, "needs client_secret or private_key, a reference to what the client shows")
-    elif len(found) > 1:
-        yield Broken((*place, found[-1]), f"has {' and '.join(found)}: set one of them")
-    if "private_key_algorithm" in oauth and "private_key" not in oauth:
-        yield Broken((*place, "private_key_algorithm"), "is without effect: it is for private_key")
-    if _is_open(http.get("url")):
-        yield Broken((transport, "url"), "must begin with https:// where a token goes to another machine")
-    if _is_open(oauth.get("issuer")):
-        yield Broken((*place, "issuer"), "must begin with https:// where a secret goes to another machine")
-    headers = http.get("headers")
-    for name in headers if isinstance(headers, dict) else ():
-        if isinstance(name, str) and name.lower() == "authorization":
-            yield Broken((transport, "headers", name), "is without effect beside oauth: it holds its token")
-
-
-def _is_open(url: object) -> bool:
-    """Whether what goes to an address can be read on the way: without TLS, to another machine."""
-    if not isinstance(url, str) or not url.startswith("http://"):
-        return False
-    try:
-        host = urlsplit(url).hostname or ""
-        return host != "localhost" and not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return True
-
-
 def _http_without_folder(transport: str, http: StreamableHttpTransport | SseTransport) -> Iterator[Broken]:
     for name, value in (http.headers or {}).items():
         yield from relative_references((transport, "headers", name), value)
     for name, path in (http.tls.model_dump(exclude_none=True) if http.tls else {}).items():
         if not Path(path).is_absolute():
             yield Broken((transport, "tls", name), "must be an absolute path where it comes by API")
-    for name in _SECRETS if http.oauth else ():
+    for name in OAUTH_SECRETS if http.oauth else ():
         yield from relative_references((transport, "oauth", name), getattr(http.oauth, name) or "")
 
 
@@ -264,7 +199,7 @@ def _http_in_folder(
         paths = http.tls.model_dump(exclude_none=True).items()
         changes["tls"] = TlsSettings(**{name: os.path.normpath(folder / path) for name, path in paths})
     if oauth := http.oauth:
-        given = {name: text for name in _SECRETS if (text := getattr(oauth, name))}
+        given = {name: text for name in OAUTH_SECRETS if (text := getattr(oauth, name))}
         changes["oauth"] = oauth.model_copy(
             update={name: secret_in_folder(text, folder) for name, text in given.items()}
         )

@@ -183,8 +183,9 @@ class Registry(registry_grpc.RegistryServiceServicer):
 class Host:
     """A running host, and what tests do with it."""
 
-    def __init__(self, registry: Registry, channel: Any, folder: Path) -> None:
+    def __init__(self, registry: Registry, channel: Any, folder: Path, registry_address: str = "") -> None:
         self.registry = registry
+        self.registry_address = registry_address
         self.channel = channel
         self.tools = Tools(channel, "default")
         self.stub = service_pb2_grpc.McpHostServiceStub(channel.channel)
@@ -252,6 +253,6 @@ async def open_host(registry: Registry, folder: Path, **settings: Any) -> AsyncI
             open_server(chosen, open_app) as served,
             open_channel("MCP host", served.address, Access()) as channel,
         ):
-            yield Host(registry, channel, folder)
+            yield Host(registry, channel, folder, f"127.0.0.1:{port}")
     finally:
         await server.stop(0)

@@ -183,7 +183,12 @@ async def test_headers_go_with_the_stream_and_with_each_post(
 @pytest.mark.parametrize(
     ("get", "endpoint", "error", "match"),
     [
-        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", "/m", "refused", "HTTP status 401$"),
+        (
+            b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n",
+            "/m",
+            "refused",
+            "401: it wants a token",
+        ),
         (b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n", "/m", "refused", "use streamable_http"),
         (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", "/m", "unavailable", "HTTP status 503"),
         (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n", "/m", "refused", "text/html content"),

@@ -210,8 +210,11 @@ async def test_a_tool_that_asks_back_is_a_protocol_error(host: Host) -> None:
         await host.call("raw", "ask_back")
 
 
-async def test_a_server_that_is_too_new_for_the_handshake_is_spoken_to_in_its_revision(host: Host) -> None:
-    host.stdio("raw", "raw_server.py", "modern")
+@pytest.mark.parametrize("ways", [("modern",), ("modern", "by-its-headers")])
+async def test_a_server_that_is_too_new_for_the_handshake_is_spoken_to_in_its_revision(
+    host: Host, ways: tuple[str, ...]
+) -> None:
+    host.stdio("raw", "raw_server.py", *ways)
     _, failures = await host.list_tools("raw")
     assert not failures
     asked = json.loads((await host.call("raw", "meta", idempotency_key="k")).content[0].text)

@@ -250,6 +250,27 @@ SSE_OAUTH = {
     }
 }
 
+HTTP_LOGIN = {
+    "streamable_http": {
+        "url": "https://example.com/mcp",
+        "oauth": {
+            "grant": "authorization_code",
+            "client_metadata_url": "https://retinue.example.com/client.json",
+            "redirect_uri": "http://127.0.0.1:7414/callback",
+        },
+    }
+}
+SSE_WORKLOAD = {
+    "sse": {
+        "url": "https://example.com/sse",
+        "oauth": {
+            "grant": "jwt_bearer",
+            "issuer": "https://login.example.com",
+            "assertion": "${file:/var/run/secrets/token}",
+        },
+    }
+}
+
 MINIMAL: dict[str, dict[str, Any]] = {
     "llm": {"model": "m"},
     "mcp_server": {"stdio": {"command": "c"}},

@@ -26,7 +26,7 @@ from retinue_registry.models.fields import NAME, Part
 from retinue_registry.models.step import RUNS, TARGETS
 from retinue_registry.validation import LABELS, check_labels, check_spec, field_text
 
-from .full_specs import FULL, HTTP, HTTP_OAUTH, MINIMAL, SSE, SSE_OAUTH
+from .full_specs import FULL, HTTP, HTTP_LOGIN, HTTP_OAUTH, MINIMAL, SSE, SSE_OAUTH, SSE_WORKLOAD
 
 
 def _oauth(**changes: Any) -> dict[str, Any]:
@@ -36,6 +36,11 @@ def _oauth(**changes: Any) -> dict[str, Any]:
     return {"streamable_http": http | outside | {"oauth": oauth}}
 
 
+def _login(**changes: Any) -> dict[str, Any]:
+    return _oauth(**{"grant": "authorization_code"} | changes)
+
+
+HTTP_KINDS = (HTTP, SSE, HTTP_OAUTH, SSE_OAUTH, HTTP_LOGIN, SSE_WORKLOAD)
 OF_STEPS = (
     "input",
     "condition",
@@ -90,7 +95,11 @@ def test_the_table_of_kinds_is_that_of_the_protos() -> None:
 def test_every_option_reaches_the_proto_and_comes_back(kind: str) -> None:
     for values in (
         FULL[kind],
-        *((HTTP, SSE, HTTP_OAUTH, SSE_OAUTH) if kind == "mcp_server" else [MINIMAL[kind]]),
+        *(
+            (HTTP, SSE, HTTP_OAUTH, SSE_OAUTH, HTTP_LOGIN, SSE_WORKLOAD)
+            if kind == "mcp_server"
+            else [MINIMAL[kind]]
+        ),
     ):
         spec, broken = check_spec(kind, values)
         assert not broken
@@ -131,7 +140,8 @@ def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
 
     whole = FULL[kind]
     if kind == "mcp_server":
-        http = merged(HTTP, merged(HTTP_OAUTH, {"streamable_http": {"oauth": SSE_OAUTH["sse"]["oauth"]}}))
+        oauth = SSE_WORKLOAD["sse"]["oauth"] | SSE_OAUTH["sse"]["oauth"]
+        http = merged(HTTP, merged(merged(HTTP_OAUTH, HTTP_LOGIN), {"streamable_http": {"oauth": oauth}}))
         whole = whole | http | merged(SSE, {"sse": {"oauth": http["streamable_http"]["oauth"]}})
     left_out = set(missing(SPECS[kind].DESCRIPTOR, whole, kind))
     # Settings of a model and budgets are written out once.
@@ -258,6 +268,53 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         _oauth(private_key_algorithm="RS256"),
         "streamable_http.oauth.private_key_algorithm",
         "without effect",
+    ),
+    ("mcp_server", _oauth(issuer=None), "streamable_http.oauth.issuer", "is missing"),
+    ("mcp_server", _oauth(client_id=None), "streamable_http.oauth.client_id", "is missing"),
+    (
+        "mcp_server",
+        _oauth(redirect_uri="http://127.0.0.1:1/"),
+        "streamable_http.oauth.redirect_uri",
+        "is for the grant authorization_code",
+    ),
+    ("mcp_server", _oauth(assertion="${env:A}"), "streamable_http.oauth.assertion", "the grant jwt_bearer"),
+    (
+        "mcp_server",
+        _oauth(grant="jwt_bearer", client_secret=None),
+        "streamable_http.oauth.assertion",
+        "is missing",
+    ),
+    (
+        "mcp_server",
+        _oauth(grant="authorization_code", private_key="${env:K}"),
+        "streamable_http.oauth.private_key",
+        "is for the grant client_credentials",
+    ),
+    ("mcp_server", _login(client_id=None), "streamable_http.oauth.client_secret", "needs client_id"),
+    ("mcp_server", _login(issuer=None), "streamable_http.oauth.client_id", "needs issuer"),
+    (
+        "mcp_server",
+        _login(client_metadata_url="https://a.example.com/client.json"),
+        "streamable_http.oauth.client_metadata_url",
+        "set one of them",
+    ),
+    (
+        "mcp_server",
+        _login(client_id=None, client_secret=None, client_metadata_url="https://a.example.com/"),
+        "streamable_http.oauth.client_metadata_url",
+        "have a path",
+    ),
+    (
+        "mcp_server",
+        _login(redirect_uri="http://example.com/callback"),
+        "streamable_http.oauth.redirect_uri",
+        "must begin with https",
+    ),
+    (
+        "mcp_server",
+        _login(redirect_uri="https://example.com/#callback"),
+        "streamable_http.oauth.redirect_uri",
+        "no fragment",
     ),
     ("mcp_server", _oauth(scopes=["a b"]), "streamable_http.oauth.scopes[0]", "one scope"),
     (

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TypeAlias
 
 from retinue.client.channel import ServiceChannel
-from retinue.mcphost.v1 import server_pb2, service_pb2_grpc, tool_pb2
+from retinue.mcphost.v1 import login_pb2, server_pb2, service_pb2_grpc, tool_pb2
 
 CONNECT_TIMEOUT_S = 120.0
 """Where servers may have to start first."""
@@ -13,11 +13,12 @@ LogLevel: TypeAlias = server_pb2.LogLevel.ValueType
 
 
 class Servers:
-    """Calls of the McpServerService in one namespace."""
+    """Calls of the McpServerService and the McpLoginService in one namespace."""
 
     def __init__(self, channel: ServiceChannel, namespace: str) -> None:
         self._channel = channel
         self._stub = service_pb2_grpc.McpServerServiceStub(channel.channel)
+        self._logins = service_pb2_grpc.McpLoginServiceStub(channel.channel)
         self._namespace = namespace
 
     async def list(
@@ -73,6 +74,27 @@ class Servers:
         request = server_pb2.RestartServerRequest(namespace=self._namespace, name=name)
         response = await self._channel.unary(self._stub.RestartServer, request, timeout_s=CONNECT_TIMEOUT_S)
         return response.server
+
+    async def start_login(self, name: str, redirect_uri: str = "") -> login_pb2.StartLoginResponse:
+        """Begin a person's login to a server; they open `authorization_url` in a browser.
+
+        `redirect_uri` is where the browser goes afterwards, an address of the person's machine; empty where
+        the server's config has one.
+        """
+        request = login_pb2.StartLoginRequest(namespace=self._namespace, name=name, redirect_uri=redirect_uri)
+        return await self._channel.unary(self._logins.StartLogin, request, timeout_s=CONNECT_TIMEOUT_S)
+
+    async def finish_login(self, login_id: str, redirect_url: str) -> server_pb2.Server:
+        """Finish a login with the whole address to which the browser was sent, and return the server."""
+        request = login_pb2.FinishLoginRequest(login_id=login_id, redirect_url=redirect_url)
+        response = await self._channel.unary(self._logins.FinishLogin, request, timeout_s=CONNECT_TIMEOUT_S)
+        return response.server
+
+    async def logout(self, name: str) -> bool:
+        """Forget the login to a server; return whether its authorization server has taken the tokens back."""
+        request = login_pb2.LogoutRequest(namespace=self._namespace, name=name)
+        response = await self._channel.unary(self._logins.Logout, request, timeout_s=CONNECT_TIMEOUT_S)
+        return response.revoked
 
     async def log(
         self,

@@ -252,6 +252,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_MEMORY_NOT_FOUND: _ErrorReason.ValueType  # 96
     """NOT_FOUND. No such text is kept. {"memory_id": "memory-1f2e3d4c5b6a"}"""
+    ERROR_REASON_MCP_LOGIN_REQUIRED: _ErrorReason.ValueType  # 120
+    """FAILED_PRECONDITION. The MCP server wants a person to log in, or to log in
+    again: `retinue login`, or StartLogin. {"server": "crm", "missing_scopes": "contacts.write"}
+    """
+    ERROR_REASON_MCP_LOGIN_NOT_FOUND: _ErrorReason.ValueType  # 121
+    """NOT_FOUND. No such login can be finished: it has been, or its time is over.
+    {"login_id": "login-5f0c..."}
+    """
+    ERROR_REASON_MCP_LOGIN_FAILED: _ErrorReason.ValueType  # 122
+    """ABORTED. A login came to nothing: the person, or the authorization server,
+    said no. {"server": "crm", "error": "access_denied"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a run failed. It is the `reason` of the google.rpc.ErrorInfo in
@@ -491,4 +503,16 @@ ERROR_REASON_STATE_CONFLICT: ErrorReason.ValueType  # 95
 """
 ERROR_REASON_MEMORY_NOT_FOUND: ErrorReason.ValueType  # 96
 """NOT_FOUND. No such text is kept. {"memory_id": "memory-1f2e3d4c5b6a"}"""
+ERROR_REASON_MCP_LOGIN_REQUIRED: ErrorReason.ValueType  # 120
+"""FAILED_PRECONDITION. The MCP server wants a person to log in, or to log in
+again: `retinue login`, or StartLogin. {"server": "crm", "missing_scopes": "contacts.write"}
+"""
+ERROR_REASON_MCP_LOGIN_NOT_FOUND: ErrorReason.ValueType  # 121
+"""NOT_FOUND. No such login can be finished: it has been, or its time is over.
+{"login_id": "login-5f0c..."}
+"""
+ERROR_REASON_MCP_LOGIN_FAILED: ErrorReason.ValueType  # 122
+"""ABORTED. A login came to nothing: the person, or the authorization server,
+said no. {"server": "crm", "error": "access_denied"}
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

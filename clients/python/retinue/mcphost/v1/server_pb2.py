@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from retinue.mcphost.v1 import tool_pb2 as retinue_dot_mcphost_dot_v1_dot_tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/mcphost/v1/server.proto\x12\x12retinue.mcphost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/mcphost/v1/tool.proto\"\x8d\x01\n\x12ServerCapabilities\x12\r\n\x05tools\x18\x01 \x01(\x08\x12\x11\n\tresources\x18\x02 \x01(\x08\x12\x1e\n\x16resource_subscriptions\x18\x03 \x01(\x08\x12\x0f\n\x07prompts\x18\x04 \x01(\x08\x12\x13\n\x0b\x63ompletions\x18\x05 \x01(\x08\x12\x0f\n\x07logging\x18\x06 \x01(\x08\"\xe4\x02\n\x10ServerConnection\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x10\n\x08scope_id\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.retinue.mcphost.v1.ConnectionState\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nretry_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08restarts\x18\x06 \x01(\x05\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x05\x12\x31\n\x0clast_failure\x18\x08 \x01(\x0b\x32\x1b.retinue.mcphost.v1.Failure\x12\x0e\n\x06stderr\x18\t \x03(\t\x12\x12\n\nprocess_id\x18\n \x01(\x05\x12\r\n\x05\x63\x61lls\x18\x0b \x01(\x05\x12\x14\n\x0cqueued_calls\x18\x0c \x01(\x05\"\xf9\x02\n\x06Server\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x06labels\x18\x03 \x03(\x0b\x32&.retinue.mcphost.v1.Server.LabelsEntry\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x39\n\x0b\x63onnections\x18\x05 \x03(\x0b\x32$.retinue.mcphost.v1.ServerConnection\x12<\n\x0c\x63\x61pabilities\x18\x06 \x01(\x0b\x32&.retinue.mcphost.v1.ServerCapabilities\x12\x18\n\x10protocol_version\x18\x07 \x01(\t\x12\x13\n\x0bserver_name\x18\x08 \x01(\t\x12\x16\n\x0eserver_version\x18\t \x01(\t\x12\x14\n\x0cinstructions\x18\n \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd7\x01\n\x12ListServersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x42\n\x06labels\x18\x02 \x03(\x0b\x32\x32.retinue.mcphost.v1.ListServersRequest.LabelsEntry\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x01\n\x13ListServersResponse\x12+\n\x07servers\x18\x01 \x03(\x0b\x32\x1a.retinue.mcphost.v1.Server\x12\x33\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32!.retinue.mcphost.v1.ServerFailure\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"3\n\x10GetServerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"?\n\x11GetServerResponse\x12*\n\x06server\x18\x01 \x01(\x0b\x32\x1a.retinue.mcphost.v1.Server\"7\n\x13WatchServersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"Q\n\x14WatchServersResponse\x12+\n\x07servers\x18\x01 \x03(\x0b\x32\x1a.retinue.mcphost.v1.Server\x12\x0c\n\x04gone\x18\x02 \x03(\t\"7\n\x14RestartServerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"C\n\x15RestartServerResponse\x12*\n\x06server\x18\x01 \x01(\x0b\x32\x1a.retinue.mcphost.v1.Server\"u\n\x15WatchServerLogRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x05level\x18\x03 \x01(\x0e\x32\x1c.retinue.mcphost.v1.LogLevel\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"\x9a\x01\n\x0eServerLogEntry\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05level\x18\x02 \x01(\x0e\x32\x1c.retinue.mcphost.v1.LogLevel\x12\x0e\n\x06logger\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x10\n\x08scope_id\x18\x05 \x01(\t\"^\n\x16WatchServerLogResponse\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".retinue.mcphost.v1.ServerLogEntry\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x03*\xc7\x01\n\x0f\x43onnectionState\x12 \n\x1c\x43ONNECTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43ONNECTION_STATE_CONNECTING\x10\x01\x12\x1a\n\x16\x43ONNECTION_STATE_READY\x10\x02\x12\x1b\n\x17\x43ONNECTION_STATE_CLOSED\x10\x03\x12\x1b\n\x17\x43ONNECTION_STATE_FAILED\x10\x04\x12\x1b\n\x17\x43ONNECTION_STATE_BROKEN\x10\x05*\xd6\x01\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x14\n\x10LOG_LEVEL_NOTICE\x10\x03\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x04\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x05\x12\x16\n\x12LOG_LEVEL_CRITICAL\x10\x06\x12\x13\n\x0fLOG_LEVEL_ALERT\x10\x07\x12\x17\n\x13LOG_LEVEL_EMERGENCY\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/mcphost/v1/server.proto\x12\x12retinue.mcphost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/mcphost/v1/tool.proto\"\x8d\x01\n\x12ServerCapabilities\x12\r\n\x05tools\x18\x01 \x01(\x08\x12\x11\n\tresources\x18\x02 \x01(\x08\x12\x1e\n\x16resource_subscriptions\x18\x03 \x01(\x08\x12\x0f\n\x07prompts\x18\x04 \x01(\x08\x12\x13\n\x0b\x63ompletions\x18\x05 \x01(\x08\x12\x0f\n\x07logging\x18\x06 \x01(\x08\"\xe4\x02\n\x10ServerConnection\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x10\n\x08scope_id\x18\x02 \x01(\t\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.retinue.mcphost.v1.ConnectionState\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nretry_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08restarts\x18\x06 \x01(\x05\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x05\x12\x31\n\x0clast_failure\x18\x08 \x01(\x0b\x32\x1b.retinue.mcphost.v1.Failure\x12\x0e\n\x06stderr\x18\t \x03(\t\x12\x12\n\nprocess_id\x18\n \x01(\x05\x12\r\n\x05\x63\x61lls\x18\x0b \x01(\x05\x12\x14\n\x0cqueued_calls\x18\x0c \x01(\x05\"\xa4\x01\n\x0bServerLogin\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.retinue.mcphost.v1.LoginState\x12\x0e\n\x06issuer\x18\x02 \x01(\t\x12\x0e\n\x06scopes\x18\x03 \x03(\t\x12.\n\nlogin_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0emissing_scopes\x18\x05 \x03(\t\"\xa9\x03\n\x06Server\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x36\n\x06labels\x18\x03 \x03(\x0b\x32&.retinue.mcphost.v1.Server.LabelsEntry\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x39\n\x0b\x63onnections\x18\x05 \x03(\x0b\x32$.retinue.mcphost.v1.ServerConnection\x12<\n\x0c\x63\x61pabilities\x18\x06 \x01(\x0b\x32&.retinue.mcphost.v1.ServerCapabilities\x12\x18\n\x10protocol_version\x18\x07 \x01(\t\x12\x13\n\x0bserver_name\x18\x08 \x01(\t\x12\x16\n\x0eserver_version\x18\t \x01(\t\x12\x14\n\x0cinstructions\x18\n \x01(\t\x12.\n\x05login\x18\x0b \x01(\x0b\x32\x1f.retinue.mcphost.v1.ServerLogin\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xd7\x01\n\x12ListServersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x42\n\x06labels\x18\x02 \x03(\x0b\x32\x32.retinue.mcphost.v1.ListServersRequest.LabelsEntry\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x90\x01\n\x13ListServersResponse\x12+\n\x07servers\x18\x01 \x03(\x0b\x32\x1a.retinue.mcphost.v1.Server\x12\x33\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32!.retinue.mcphost.v1.ServerFailure\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"3\n\x10GetServerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"?\n\x11GetServerResponse\x12*\n\x06server\x18\x01 \x01(\x0b\x32\x1a.retinue.mcphost.v1.Server\"7\n\x13WatchServersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05names\x18\x02 \x03(\t\"Q\n\x14WatchServersResponse\x12+\n\x07servers\x18\x01 \x03(\x0b\x32\x1a.retinue.mcphost.v1.Server\x12\x0c\n\x04gone\x18\x02 \x03(\t\"7\n\x14RestartServerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"C\n\x15RestartServerResponse\x12*\n\x06server\x18\x01 \x01(\x0b\x32\x1a.retinue.mcphost.v1.Server\"u\n\x15WatchServerLogRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x05level\x18\x03 \x01(\x0e\x32\x1c.retinue.mcphost.v1.LogLevel\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"\x9a\x01\n\x0eServerLogEntry\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x05level\x18\x02 \x01(\x0e\x32\x1c.retinue.mcphost.v1.LogLevel\x12\x0e\n\x06logger\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x10\n\x08scope_id\x18\x05 \x01(\t\"^\n\x16WatchServerLogResponse\x12\x33\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\".retinue.mcphost.v1.ServerLogEntry\x12\x0f\n\x07\x64ropped\x18\x02 \x01(\x03*\xc7\x01\n\x0f\x43onnectionState\x12 \n\x1c\x43ONNECTION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43ONNECTION_STATE_CONNECTING\x10\x01\x12\x1a\n\x16\x43ONNECTION_STATE_READY\x10\x02\x12\x1b\n\x17\x43ONNECTION_STATE_CLOSED\x10\x03\x12\x1b\n\x17\x43ONNECTION_STATE_FAILED\x10\x04\x12\x1b\n\x17\x43ONNECTION_STATE_BROKEN\x10\x05*z\n\nLoginState\x12\x1b\n\x17LOGIN_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LOGIN_STATE_LOGGED_OUT\x10\x01\x12\x18\n\x14LOGIN_STATE_REQUIRED\x10\x02\x12\x19\n\x15LOGIN_STATE_LOGGED_IN\x10\x03*\xd6\x01\n\x08LogLevel\x12\x19\n\x15LOG_LEVEL_UNSPECIFIED\x10\x00\x12\x13\n\x0fLOG_LEVEL_DEBUG\x10\x01\x12\x12\n\x0eLOG_LEVEL_INFO\x10\x02\x12\x14\n\x10LOG_LEVEL_NOTICE\x10\x03\x12\x15\n\x11LOG_LEVEL_WARNING\x10\x04\x12\x13\n\x0fLOG_LEVEL_ERROR\x10\x05\x12\x16\n\x12LOG_LEVEL_CRITICAL\x10\x06\x12\x13\n\x0fLOG_LEVEL_ALERT\x10\x07\x12\x17\n\x13LOG_LEVEL_EMERGENCY\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,40 +37,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SERVER_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_LISTSERVERSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_LISTSERVERSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_CONNECTIONSTATE']._serialized_start=2124
-  _globals['_CONNECTIONSTATE']._serialized_end=2323
-  _globals['_LOGLEVEL']._serialized_start=2326
-  _globals['_LOGLEVEL']._serialized_end=2540
+  _globals['_CONNECTIONSTATE']._serialized_start=2339
+  _globals['_CONNECTIONSTATE']._serialized_end=2538
+  _globals['_LOGINSTATE']._serialized_start=2540
+  _globals['_LOGINSTATE']._serialized_end=2662
+  _globals['_LOGLEVEL']._serialized_start=2665
+  _globals['_LOGLEVEL']._serialized_end=2879
   _globals['_SERVERCAPABILITIES']._serialized_start=120
   _globals['_SERVERCAPABILITIES']._serialized_end=261
   _globals['_SERVERCONNECTION']._serialized_start=264
   _globals['_SERVERCONNECTION']._serialized_end=620
-  _globals['_SERVER']._serialized_start=623
-  _globals['_SERVER']._serialized_end=1000
-  _globals['_SERVER_LABELSENTRY']._serialized_start=955
-  _globals['_SERVER_LABELSENTRY']._serialized_end=1000
-  _globals['_LISTSERVERSREQUEST']._serialized_start=1003
-  _globals['_LISTSERVERSREQUEST']._serialized_end=1218
-  _globals['_LISTSERVERSREQUEST_LABELSENTRY']._serialized_start=955
-  _globals['_LISTSERVERSREQUEST_LABELSENTRY']._serialized_end=1000
-  _globals['_LISTSERVERSRESPONSE']._serialized_start=1221
-  _globals['_LISTSERVERSRESPONSE']._serialized_end=1365
-  _globals['_GETSERVERREQUEST']._serialized_start=1367
-  _globals['_GETSERVERREQUEST']._serialized_end=1418
-  _globals['_GETSERVERRESPONSE']._serialized_start=1420
-  _globals['_GETSERVERRESPONSE']._serialized_end=1483
-  _globals['_WATCHSERVERSREQUEST']._serialized_start=1485
-  _globals['_WATCHSERVERSREQUEST']._serialized_end=1540
-  _globals['_WATCHSERVERSRESPONSE']._serialized_start=1542
-  _globals['_WATCHSERVERSRESPONSE']._serialized_end=1623
-  _globals['_RESTARTSERVERREQUEST']._serialized_start=1625
-  _globals['_RESTARTSERVERREQUEST']._serialized_end=1680
-  _globals['_RESTARTSERVERRESPONSE']._serialized_start=1682
-  _globals['_RESTARTSERVERRESPONSE']._serialized_end=1749
-  _globals['_WATCHSERVERLOGREQUEST']._serialized_start=1751
-  _globals['_WATCHSERVERLOGREQUEST']._serialized_end=1868
-  _globals['_SERVERLOGENTRY']._serialized_start=1871
-  _globals['_SERVERLOGENTRY']._serialized_end=2025
-  _globals['_WATCHSERVERLOGRESPONSE']._serialized_start=2027
-  _globals['_WATCHSERVERLOGRESPONSE']._serialized_end=2121
+  _globals['_SERVERLOGIN']._serialized_start=623
+  _globals['_SERVERLOGIN']._serialized_end=787
+  _globals['_SERVER']._serialized_start=790
+  _globals['_SERVER']._serialized_end=1215
+  _globals['_SERVER_LABELSENTRY']._serialized_start=1170
+  _globals['_SERVER_LABELSENTRY']._serialized_end=1215
+  _globals['_LISTSERVERSREQUEST']._serialized_start=1218
+  _globals['_LISTSERVERSREQUEST']._serialized_end=1433
+  _globals['_LISTSERVERSREQUEST_LABELSENTRY']._serialized_start=1170
+  _globals['_LISTSERVERSREQUEST_LABELSENTRY']._serialized_end=1215
+  _globals['_LISTSERVERSRESPONSE']._serialized_start=1436
+  _globals['_LISTSERVERSRESPONSE']._serialized_end=1580
+  _globals['_GETSERVERREQUEST']._serialized_start=1582
+  _globals['_GETSERVERREQUEST']._serialized_end=1633
+  _globals['_GETSERVERRESPONSE']._serialized_start=1635
+  _globals['_GETSERVERRESPONSE']._serialized_end=1698
+  _globals['_WATCHSERVERSREQUEST']._serialized_start=1700
+  _globals['_WATCHSERVERSREQUEST']._serialized_end=1755
+  _globals['_WATCHSERVERSRESPONSE']._serialized_start=1757
+  _globals['_WATCHSERVERSRESPONSE']._serialized_end=1838
+  _globals['_RESTARTSERVERREQUEST']._serialized_start=1840
+  _globals['_RESTARTSERVERREQUEST']._serialized_end=1895
+  _globals['_RESTARTSERVERRESPONSE']._serialized_start=1897
+  _globals['_RESTARTSERVERRESPONSE']._serialized_end=1964
+  _globals['_WATCHSERVERLOGREQUEST']._serialized_start=1966
+  _globals['_WATCHSERVERLOGREQUEST']._serialized_end=2083
+  _globals['_SERVERLOGENTRY']._serialized_start=2086
+  _globals['_SERVERLOGENTRY']._serialized_end=2240
+  _globals['_WATCHSERVERLOGRESPONSE']._serialized_start=2242
+  _globals['_WATCHSERVERLOGRESPONSE']._serialized_end=2336
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,38 @@ let through to see whether it works.
 """
 Global___ConnectionState: _TypeAlias = ConnectionState  # noqa: Y015
 
+class _LoginState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LoginStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LoginState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOGIN_STATE_UNSPECIFIED: _LoginState.ValueType  # 0
+    """The server's config does not have the grant authorization code."""
+    LOGIN_STATE_LOGGED_OUT: _LoginState.ValueType  # 1
+    """Nobody has, and the server has not asked for it yet."""
+    LOGIN_STATE_REQUIRED: _LoginState.ValueType  # 2
+    """The server asks for it: nobody has, or what was granted does not hold any
+    more, or is too little for a call.
+    """
+    LOGIN_STATE_LOGGED_IN: _LoginState.ValueType  # 3
+    """Somebody has."""
+
+class LoginState(_LoginState, metaclass=_LoginStateEnumTypeWrapper):
+    """Whether a person has logged in to a server."""
+
+LOGIN_STATE_UNSPECIFIED: LoginState.ValueType  # 0
+"""The server's config does not have the grant authorization code."""
+LOGIN_STATE_LOGGED_OUT: LoginState.ValueType  # 1
+"""Nobody has, and the server has not asked for it yet."""
+LOGIN_STATE_REQUIRED: LoginState.ValueType  # 2
+"""The server asks for it: nobody has, or what was granted does not hold any
+more, or is too little for a call.
+"""
+LOGIN_STATE_LOGGED_IN: LoginState.ValueType  # 3
+"""Somebody has."""
+Global___LoginState: _TypeAlias = LoginState  # noqa: Y015
+
 class _LogLevel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -226,6 +258,50 @@ class ServerConnection(_message.Message):
 Global___ServerConnection: _TypeAlias = ServerConnection  # noqa: Y015
 
 @_typing.final
+class ServerLogin(_message.Message):
+    """The login to a server, which all callers of this host use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    LOGIN_TIME_FIELD_NUMBER: _builtins.int
+    MISSING_SCOPES_FIELD_NUMBER: _builtins.int
+    state: Global___LoginState.ValueType
+    """Whether a person has logged in."""
+    issuer: _builtins.str
+    """Where they have; empty where nobody has."""
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The scopes that were granted, as far as they are known."""
+
+    @_builtins.property
+    def login_time(self) -> _timestamp_pb2.Timestamp:
+        """When they did; not set where nobody has."""
+
+    @_builtins.property
+    def missing_scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The scopes that the server said a call lacks; for the state required."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___LoginState.ValueType = ...,
+        issuer: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        login_time: _timestamp_pb2.Timestamp | None = ...,
+        missing_scopes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["login_time", b"login_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "login_time", b"login_time", "missing_scopes", b"missing_scopes", "scopes", b"scopes", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServerLogin: _TypeAlias = ServerLogin  # noqa: Y015
+
+@_typing.final
 class Server(_message.Message):
     """An MCP server as the host knows it."""
 
@@ -261,6 +337,7 @@ class Server(_message.Message):
     SERVER_NAME_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    LOGIN_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its component's name."""
     version: _builtins.int
@@ -287,6 +364,10 @@ class Server(_message.Message):
     def capabilities(self) -> Global___ServerCapabilities:
         """What it can do, as it said when it was connected last."""
 
+    @_builtins.property
+    def login(self) -> Global___ServerLogin:
+        """The login to it; not set where its config has no grant authorization code."""
+
     def __init__(
         self,
         *,
@@ -300,10 +381,11 @@ class Server(_message.Message):
         server_name: _builtins.str = ...,
         server_version: _builtins.str = ...,
         instructions: _builtins.str = ...,
+        login: Global___ServerLogin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "login", b"login"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "connections", b"connections", "description", b"description", "instructions", b"instructions", "labels", b"labels", "name", b"name", "protocol_version", b"protocol_version", "server_name", b"server_name", "server_version", b"server_version", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "connections", b"connections", "description", b"description", "instructions", b"instructions", "labels", b"labels", "login", b"login", "name", b"name", "protocol_version", b"protocol_version", "server_name", b"server_name", "server_version", b"server_version", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

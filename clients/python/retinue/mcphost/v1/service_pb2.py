@@ -23,13 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from retinue.common.v1 import secret_pb2 as retinue_dot_common_dot_v1_dot_secret__pb2
+from retinue.mcphost.v1 import login_pb2 as retinue_dot_mcphost_dot_v1_dot_login__pb2
 from retinue.mcphost.v1 import resource_pb2 as retinue_dot_mcphost_dot_v1_dot_resource__pb2
 from retinue.mcphost.v1 import server_pb2 as retinue_dot_mcphost_dot_v1_dot_server__pb2
 from retinue.mcphost.v1 import server_request_pb2 as retinue_dot_mcphost_dot_v1_dot_server__request__pb2
 from retinue.mcphost.v1 import tool_pb2 as retinue_dot_mcphost_dot_v1_dot_tool__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n retinue/mcphost/v1/service.proto\x12\x12retinue.mcphost.v1\x1a\x1eretinue/common/v1/secret.proto\x1a!retinue/mcphost/v1/resource.proto\x1a\x1fretinue/mcphost/v1/server.proto\x1a\'retinue/mcphost/v1/server_request.proto\x1a\x1dretinue/mcphost/v1/tool.proto\"(\n\x13\x43heckSecretsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"J\n\x14\x43heckSecretsResponse\x12\x32\n\x08problems\x18\x01 \x03(\x0b\x32 .retinue.common.v1.SecretProblem\"\xcd\x02\n\x10ListToolsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12.\n\x07servers\x18\x02 \x03(\x0b\x32\x1d.retinue.mcphost.v1.ServerRef\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12@\n\x06labels\x18\x05 \x03(\x0b\x32\x30.retinue.mcphost.v1.ListToolsRequest.LabelsEntry\x12.\n\x05scope\x18\x06 \x01(\x0b\x32\x1f.retinue.mcphost.v1.CallerScope\x12.\n\x06\x61\x63\x63\x65ss\x18\x07 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolAccess\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8a\x01\n\x11ListToolsResponse\x12\'\n\x05tools\x18\x01 \x03(\x0b\x32\x18.retinue.mcphost.v1.Tool\x12\x33\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32!.retinue.mcphost.v1.ServerFailure\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"=\n\x0f\x43\x61llToolRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.retinue.mcphost.v1.ToolCall\"\xfd\x01\n\x10\x43\x61llToolResponse\x12\x34\n\x08progress\x18\x01 \x01(\x0b\x32 .retinue.mcphost.v1.ToolProgressH\x00\x12\x30\n\x06result\x18\x02 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolResultH\x00\x12\x34\n\x07request\x18\x03 \x01(\x0b\x32!.retinue.mcphost.v1.ServerRequestH\x00\x12\x41\n\x0erequest_closed\x18\x04 \x01(\x0b\x32\'.retinue.mcphost.v1.ServerRequestClosedH\x00\x42\x08\n\x06update\"\xc9\x01\n\x0fToolCallCommand\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12-\n\x05start\x18\x02 \x01(\x0b\x32\x1c.retinue.mcphost.v1.ToolCallH\x00\x12\x34\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\".retinue.mcphost.v1.CancelToolCallH\x00\x12\x35\n\x0b\x63lose_scope\x18\x04 \x01(\x0b\x32\x1e.retinue.mcphost.v1.CloseScopeH\x00\x42\t\n\x07\x63ommand\"\x10\n\x0e\x43\x61ncelToolCall\"1\n\nCloseScope\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08scope_id\x18\x02 \x01(\t\"O\n\x16StreamToolCallsRequest\x12\x35\n\x08\x63ommands\x18\x01 \x03(\x0b\x32#.retinue.mcphost.v1.ToolCallCommand\"\xbc\x02\n\x0eToolCallUpdate\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .retinue.mcphost.v1.ToolProgressH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolResultH\x00\x12.\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.retinue.mcphost.v1.FailureH\x00\x12\x34\n\x07request\x18\x05 \x01(\x0b\x32!.retinue.mcphost.v1.ServerRequestH\x00\x12\x41\n\x0erequest_closed\x18\x06 \x01(\x0b\x32\'.retinue.mcphost.v1.ServerRequestClosedH\x00\x42\x08\n\x06update\"1\n\x0cToolsChanged\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\"\x87\x01\n\x17StreamToolCallsResponse\x12\x33\n\x07updates\x18\x01 \x03(\x0b\x32\".retinue.mcphost.v1.ToolCallUpdate\x12\x37\n\rtools_changed\x18\x02 \x03(\x0b\x32 .retinue.mcphost.v1.ToolsChanged\"\xed\x01\n\x1a\x41nswerServerRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12<\n\x0b\x65licitation\x18\x02 \x01(\x0b\x32%.retinue.mcphost.v1.ElicitationAnswerH\x00\x12\x36\n\x08sampling\x18\x03 \x01(\x0b\x32\".retinue.mcphost.v1.SamplingAnswerH\x00\x12;\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32(.retinue.mcphost.v1.ServerRequestFailureH\x00\x42\x08\n\x06\x61nswer\"\x1d\n\x1b\x41nswerServerRequestResponse2\xab\x03\n\x0eMcpHostService\x12X\n\tListTools\x12$.retinue.mcphost.v1.ListToolsRequest\x1a%.retinue.mcphost.v1.ListToolsResponse\x12W\n\x08\x43\x61llTool\x12#.retinue.mcphost.v1.CallToolRequest\x1a$.retinue.mcphost.v1.CallToolResponse0\x01\x12n\n\x0fStreamToolCalls\x12*.retinue.mcphost.v1.StreamToolCallsRequest\x1a+.retinue.mcphost.v1.StreamToolCallsResponse(\x01\x30\x01\x12v\n\x13\x41nswerServerRequest\x12..retinue.mcphost.v1.AnswerServerRequestRequest\x1a/.retinue.mcphost.v1.AnswerServerRequestResponse2\xe5\x04\n\x10McpServerService\x12^\n\x0bListServers\x12&.retinue.mcphost.v1.ListServersRequest\x1a\'.retinue.mcphost.v1.ListServersResponse\x12X\n\tGetServer\x12$.retinue.mcphost.v1.GetServerRequest\x1a%.retinue.mcphost.v1.GetServerResponse\x12\x63\n\x0cWatchServers\x12\'.retinue.mcphost.v1.WatchServersRequest\x1a(.retinue.mcphost.v1.WatchServersResponse0\x01\x12\x64\n\rRestartServer\x12(.retinue.mcphost.v1.RestartServerRequest\x1a).retinue.mcphost.v1.RestartServerResponse\x12i\n\x0eWatchServerLog\x12).retinue.mcphost.v1.WatchServerLogRequest\x1a*.retinue.mcphost.v1.WatchServerLogResponse0\x01\x12\x61\n\x0c\x43heckSecrets\x12\'.retinue.mcphost.v1.CheckSecretsRequest\x1a(.retinue.mcphost.v1.CheckSecretsResponse2\xd3\x05\n\x11McpContentService\x12\x64\n\rListResources\x12(.retinue.mcphost.v1.ListResourcesRequest\x1a).retinue.mcphost.v1.ListResourcesResponse\x12|\n\x15ListResourceTemplates\x12\x30.retinue.mcphost.v1.ListResourceTemplatesRequest\x1a\x31.retinue.mcphost.v1.ListResourceTemplatesResponse\x12\x61\n\x0cReadResource\x12\'.retinue.mcphost.v1.ReadResourceRequest\x1a(.retinue.mcphost.v1.ReadResourceResponse\x12\x66\n\rWatchResource\x12(.retinue.mcphost.v1.WatchResourceRequest\x1a).retinue.mcphost.v1.WatchResourceResponse0\x01\x12^\n\x0bListPrompts\x12&.retinue.mcphost.v1.ListPromptsRequest\x1a\'.retinue.mcphost.v1.ListPromptsResponse\x12X\n\tGetPrompt\x12$.retinue.mcphost.v1.GetPromptRequest\x1a%.retinue.mcphost.v1.GetPromptResponse\x12U\n\x08\x43omplete\x12#.retinue.mcphost.v1.CompleteRequest\x1a$.retinue.mcphost.v1.CompleteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n retinue/mcphost/v1/service.proto\x12\x12retinue.mcphost.v1\x1a\x1eretinue/common/v1/secret.proto\x1a\x1eretinue/mcphost/v1/login.proto\x1a!retinue/mcphost/v1/resource.proto\x1a\x1fretinue/mcphost/v1/server.proto\x1a\'retinue/mcphost/v1/server_request.proto\x1a\x1dretinue/mcphost/v1/tool.proto\"(\n\x13\x43heckSecretsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"J\n\x14\x43heckSecretsResponse\x12\x32\n\x08problems\x18\x01 \x03(\x0b\x32 .retinue.common.v1.SecretProblem\"\xcd\x02\n\x10ListToolsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12.\n\x07servers\x18\x02 \x03(\x0b\x32\x1d.retinue.mcphost.v1.ServerRef\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12@\n\x06labels\x18\x05 \x03(\x0b\x32\x30.retinue.mcphost.v1.ListToolsRequest.LabelsEntry\x12.\n\x05scope\x18\x06 \x01(\x0b\x32\x1f.retinue.mcphost.v1.CallerScope\x12.\n\x06\x61\x63\x63\x65ss\x18\x07 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolAccess\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8a\x01\n\x11ListToolsResponse\x12\'\n\x05tools\x18\x01 \x03(\x0b\x32\x18.retinue.mcphost.v1.Tool\x12\x33\n\x08\x66\x61ilures\x18\x02 \x03(\x0b\x32!.retinue.mcphost.v1.ServerFailure\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"=\n\x0f\x43\x61llToolRequest\x12*\n\x04\x63\x61ll\x18\x01 \x01(\x0b\x32\x1c.retinue.mcphost.v1.ToolCall\"\xfd\x01\n\x10\x43\x61llToolResponse\x12\x34\n\x08progress\x18\x01 \x01(\x0b\x32 .retinue.mcphost.v1.ToolProgressH\x00\x12\x30\n\x06result\x18\x02 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolResultH\x00\x12\x34\n\x07request\x18\x03 \x01(\x0b\x32!.retinue.mcphost.v1.ServerRequestH\x00\x12\x41\n\x0erequest_closed\x18\x04 \x01(\x0b\x32\'.retinue.mcphost.v1.ServerRequestClosedH\x00\x42\x08\n\x06update\"\xc9\x01\n\x0fToolCallCommand\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12-\n\x05start\x18\x02 \x01(\x0b\x32\x1c.retinue.mcphost.v1.ToolCallH\x00\x12\x34\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\".retinue.mcphost.v1.CancelToolCallH\x00\x12\x35\n\x0b\x63lose_scope\x18\x04 \x01(\x0b\x32\x1e.retinue.mcphost.v1.CloseScopeH\x00\x42\t\n\x07\x63ommand\"\x10\n\x0e\x43\x61ncelToolCall\"1\n\nCloseScope\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x10\n\x08scope_id\x18\x02 \x01(\t\"O\n\x16StreamToolCallsRequest\x12\x35\n\x08\x63ommands\x18\x01 \x03(\x0b\x32#.retinue.mcphost.v1.ToolCallCommand\"\xbc\x02\n\x0eToolCallUpdate\x12\x0f\n\x07\x63\x61ll_id\x18\x01 \x01(\x03\x12\x34\n\x08progress\x18\x02 \x01(\x0b\x32 .retinue.mcphost.v1.ToolProgressH\x00\x12\x30\n\x06result\x18\x03 \x01(\x0b\x32\x1e.retinue.mcphost.v1.ToolResultH\x00\x12.\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.retinue.mcphost.v1.FailureH\x00\x12\x34\n\x07request\x18\x05 \x01(\x0b\x32!.retinue.mcphost.v1.ServerRequestH\x00\x12\x41\n\x0erequest_closed\x18\x06 \x01(\x0b\x32\'.retinue.mcphost.v1.ServerRequestClosedH\x00\x42\x08\n\x06update\"1\n\x0cToolsChanged\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06server\x18\x02 \x01(\t\"\x87\x01\n\x17StreamToolCallsResponse\x12\x33\n\x07updates\x18\x01 \x03(\x0b\x32\".retinue.mcphost.v1.ToolCallUpdate\x12\x37\n\rtools_changed\x18\x02 \x03(\x0b\x32 .retinue.mcphost.v1.ToolsChanged\"\xed\x01\n\x1a\x41nswerServerRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12<\n\x0b\x65licitation\x18\x02 \x01(\x0b\x32%.retinue.mcphost.v1.ElicitationAnswerH\x00\x12\x36\n\x08sampling\x18\x03 \x01(\x0b\x32\".retinue.mcphost.v1.SamplingAnswerH\x00\x12;\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32(.retinue.mcphost.v1.ServerRequestFailureH\x00\x42\x08\n\x06\x61nswer\"\x1d\n\x1b\x41nswerServerRequestResponse2\xab\x03\n\x0eMcpHostService\x12X\n\tListTools\x12$.retinue.mcphost.v1.ListToolsRequest\x1a%.retinue.mcphost.v1.ListToolsResponse\x12W\n\x08\x43\x61llTool\x12#.retinue.mcphost.v1.CallToolRequest\x1a$.retinue.mcphost.v1.CallToolResponse0\x01\x12n\n\x0fStreamToolCalls\x12*.retinue.mcphost.v1.StreamToolCallsRequest\x1a+.retinue.mcphost.v1.StreamToolCallsResponse(\x01\x30\x01\x12v\n\x13\x41nswerServerRequest\x12..retinue.mcphost.v1.AnswerServerRequestRequest\x1a/.retinue.mcphost.v1.AnswerServerRequestResponse2\xe5\x04\n\x10McpServerService\x12^\n\x0bListServers\x12&.retinue.mcphost.v1.ListServersRequest\x1a\'.retinue.mcphost.v1.ListServersResponse\x12X\n\tGetServer\x12$.retinue.mcphost.v1.GetServerRequest\x1a%.retinue.mcphost.v1.GetServerResponse\x12\x63\n\x0cWatchServers\x12\'.retinue.mcphost.v1.WatchServersRequest\x1a(.retinue.mcphost.v1.WatchServersResponse0\x01\x12\x64\n\rRestartServer\x12(.retinue.mcphost.v1.RestartServerRequest\x1a).retinue.mcphost.v1.RestartServerResponse\x12i\n\x0eWatchServerLog\x12).retinue.mcphost.v1.WatchServerLogRequest\x1a*.retinue.mcphost.v1.WatchServerLogResponse0\x01\x12\x61\n\x0c\x43heckSecrets\x12\'.retinue.mcphost.v1.CheckSecretsRequest\x1a(.retinue.mcphost.v1.CheckSecretsResponse2\x9f\x02\n\x0fMcpLoginService\x12[\n\nStartLogin\x12%.retinue.mcphost.v1.StartLoginRequest\x1a&.retinue.mcphost.v1.StartLoginResponse\x12^\n\x0b\x46inishLogin\x12&.retinue.mcphost.v1.FinishLoginRequest\x1a\'.retinue.mcphost.v1.FinishLoginResponse\x12O\n\x06Logout\x12!.retinue.mcphost.v1.LogoutRequest\x1a\".retinue.mcphost.v1.LogoutResponse2\xd3\x05\n\x11McpContentService\x12\x64\n\rListResources\x12(.retinue.mcphost.v1.ListResourcesRequest\x1a).retinue.mcphost.v1.ListResourcesResponse\x12|\n\x15ListResourceTemplates\x12\x30.retinue.mcphost.v1.ListResourceTemplatesRequest\x1a\x31.retinue.mcphost.v1.ListResourceTemplatesResponse\x12\x61\n\x0cReadResource\x12\'.retinue.mcphost.v1.ReadResourceRequest\x1a(.retinue.mcphost.v1.ReadResourceResponse\x12\x66\n\rWatchResource\x12(.retinue.mcphost.v1.WatchResourceRequest\x1a).retinue.mcphost.v1.WatchResourceResponse0\x01\x12^\n\x0bListPrompts\x12&.retinue.mcphost.v1.ListPromptsRequest\x1a\'.retinue.mcphost.v1.ListPromptsResponse\x12X\n\tGetPrompt\x12$.retinue.mcphost.v1.GetPromptRequest\x1a%.retinue.mcphost.v1.GetPromptResponse\x12U\n\x08\x43omplete\x12#.retinue.mcphost.v1.CompleteRequest\x1a$.retinue.mcphost.v1.CompleteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,42 +39,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTTOOLSREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_LISTTOOLSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_CHECKSECRETSREQUEST']._serialized_start=228
-  _globals['_CHECKSECRETSREQUEST']._serialized_end=268
-  _globals['_CHECKSECRETSRESPONSE']._serialized_start=270
-  _globals['_CHECKSECRETSRESPONSE']._serialized_end=344
-  _globals['_LISTTOOLSREQUEST']._serialized_start=347
-  _globals['_LISTTOOLSREQUEST']._serialized_end=680
-  _globals['_LISTTOOLSREQUEST_LABELSENTRY']._serialized_start=635
-  _globals['_LISTTOOLSREQUEST_LABELSENTRY']._serialized_end=680
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=683
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=821
-  _globals['_CALLTOOLREQUEST']._serialized_start=823
-  _globals['_CALLTOOLREQUEST']._serialized_end=884
-  _globals['_CALLTOOLRESPONSE']._serialized_start=887
-  _globals['_CALLTOOLRESPONSE']._serialized_end=1140
-  _globals['_TOOLCALLCOMMAND']._serialized_start=1143
-  _globals['_TOOLCALLCOMMAND']._serialized_end=1344
-  _globals['_CANCELTOOLCALL']._serialized_start=1346
-  _globals['_CANCELTOOLCALL']._serialized_end=1362
-  _globals['_CLOSESCOPE']._serialized_start=1364
-  _globals['_CLOSESCOPE']._serialized_end=1413
-  _globals['_STREAMTOOLCALLSREQUEST']._serialized_start=1415
-  _globals['_STREAMTOOLCALLSREQUEST']._serialized_end=1494
-  _globals['_TOOLCALLUPDATE']._serialized_start=1497
-  _globals['_TOOLCALLUPDATE']._serialized_end=1813
-  _globals['_TOOLSCHANGED']._serialized_start=1815
-  _globals['_TOOLSCHANGED']._serialized_end=1864
-  _globals['_STREAMTOOLCALLSRESPONSE']._serialized_start=1867
-  _globals['_STREAMTOOLCALLSRESPONSE']._serialized_end=2002
-  _globals['_ANSWERSERVERREQUESTREQUEST']._serialized_start=2005
-  _globals['_ANSWERSERVERREQUESTREQUEST']._serialized_end=2242
-  _globals['_ANSWERSERVERREQUESTRESPONSE']._serialized_start=2244
-  _globals['_ANSWERSERVERREQUESTRESPONSE']._serialized_end=2273
-  _globals['_MCPHOSTSERVICE']._serialized_start=2276
-  _globals['_MCPHOSTSERVICE']._serialized_end=2703
-  _globals['_MCPSERVERSERVICE']._serialized_start=2706
-  _globals['_MCPSERVERSERVICE']._serialized_end=3319
-  _globals['_MCPCONTENTSERVICE']._serialized_start=3322
-  _globals['_MCPCONTENTSERVICE']._serialized_end=4045
+  _globals['_CHECKSECRETSREQUEST']._serialized_start=260
+  _globals['_CHECKSECRETSREQUEST']._serialized_end=300
+  _globals['_CHECKSECRETSRESPONSE']._serialized_start=302
+  _globals['_CHECKSECRETSRESPONSE']._serialized_end=376
+  _globals['_LISTTOOLSREQUEST']._serialized_start=379
+  _globals['_LISTTOOLSREQUEST']._serialized_end=712
+  _globals['_LISTTOOLSREQUEST_LABELSENTRY']._serialized_start=667
+  _globals['_LISTTOOLSREQUEST_LABELSENTRY']._serialized_end=712
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=715
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=853
+  _globals['_CALLTOOLREQUEST']._serialized_start=855
+  _globals['_CALLTOOLREQUEST']._serialized_end=916
+  _globals['_CALLTOOLRESPONSE']._serialized_start=919
+  _globals['_CALLTOOLRESPONSE']._serialized_end=1172
+  _globals['_TOOLCALLCOMMAND']._serialized_start=1175
+  _globals['_TOOLCALLCOMMAND']._serialized_end=1376
+  _globals['_CANCELTOOLCALL']._serialized_start=1378
+  _globals['_CANCELTOOLCALL']._serialized_end=1394
+  _globals['_CLOSESCOPE']._serialized_start=1396
+  _globals['_CLOSESCOPE']._serialized_end=1445
+  _globals['_STREAMTOOLCALLSREQUEST']._serialized_start=1447
+  _globals['_STREAMTOOLCALLSREQUEST']._serialized_end=1526
+  _globals['_TOOLCALLUPDATE']._serialized_start=1529
+  _globals['_TOOLCALLUPDATE']._serialized_end=1845
+  _globals['_TOOLSCHANGED']._serialized_start=1847
+  _globals['_TOOLSCHANGED']._serialized_end=1896
+  _globals['_STREAMTOOLCALLSRESPONSE']._serialized_start=1899
+  _globals['_STREAMTOOLCALLSRESPONSE']._serialized_end=2034
+  _globals['_ANSWERSERVERREQUESTREQUEST']._serialized_start=2037
+  _globals['_ANSWERSERVERREQUESTREQUEST']._serialized_end=2274
+  _globals['_ANSWERSERVERREQUESTRESPONSE']._serialized_start=2276
+  _globals['_ANSWERSERVERREQUESTRESPONSE']._serialized_end=2305
+  _globals['_MCPHOSTSERVICE']._serialized_start=2308
+  _globals['_MCPHOSTSERVICE']._serialized_end=2735
+  _globals['_MCPSERVERSERVICE']._serialized_start=2738
+  _globals['_MCPSERVERSERVICE']._serialized_end=3351
+  _globals['_MCPLOGINSERVICE']._serialized_start=3354
+  _globals['_MCPLOGINSERVICE']._serialized_end=3641
+  _globals['_MCPCONTENTSERVICE']._serialized_start=3644
+  _globals['_MCPCONTENTSERVICE']._serialized_end=4367
 # @@protoc_insertion_point(module_scope)

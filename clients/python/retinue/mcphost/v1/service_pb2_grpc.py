@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from retinue.mcphost.v1 import login_pb2 as retinue_dot_mcphost_dot_v1_dot_login__pb2
 from retinue.mcphost.v1 import resource_pb2 as retinue_dot_mcphost_dot_v1_dot_resource__pb2
 from retinue.mcphost.v1 import server_pb2 as retinue_dot_mcphost_dot_v1_dot_server__pb2
 from retinue.mcphost.v1 import service_pb2 as retinue_dot_mcphost_dot_v1_dot_service__pb2
@@ -528,6 +529,171 @@ class McpServerService(object):
             '/retinue.mcphost.v1.McpServerService/CheckSecrets',
             retinue_dot_mcphost_dot_v1_dot_service__pb2.CheckSecretsRequest.SerializeToString,
             retinue_dot_mcphost_dot_v1_dot_service__pb2.CheckSecretsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
+class McpLoginServiceStub(object):
+    """Logs people in to MCP servers that want it, and out.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.StartLogin = channel.unary_unary(
+                '/retinue.mcphost.v1.McpLoginService/StartLogin',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.StartLoginRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.StartLoginResponse.FromString,
+                _registered_method=True)
+        self.FinishLogin = channel.unary_unary(
+                '/retinue.mcphost.v1.McpLoginService/FinishLogin',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.FinishLoginRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.FinishLoginResponse.FromString,
+                _registered_method=True)
+        self.Logout = channel.unary_unary(
+                '/retinue.mcphost.v1.McpLoginService/Logout',
+                request_serializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.LogoutRequest.SerializeToString,
+                response_deserializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.LogoutResponse.FromString,
+                _registered_method=True)
+
+
+class McpLoginServiceServicer(object):
+    """Logs people in to MCP servers that want it, and out.
+    """
+
+    def StartLogin(self, request, context):
+        """Begins a login: returns the address that the person opens in a browser.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinishLogin(self, request, context):
+        """Finishes a login with the address that the browser was sent to. It goes to
+        the host process that began it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Logout(self, request, context):
+        """Forgets the login to a server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_McpLoginServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'StartLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartLogin,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.StartLoginRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.StartLoginResponse.SerializeToString,
+            ),
+            'FinishLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishLogin,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.FinishLoginRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.FinishLoginResponse.SerializeToString,
+            ),
+            'Logout': grpc.unary_unary_rpc_method_handler(
+                    servicer.Logout,
+                    request_deserializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.LogoutRequest.FromString,
+                    response_serializer=retinue_dot_mcphost_dot_v1_dot_login__pb2.LogoutResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'retinue.mcphost.v1.McpLoginService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('retinue.mcphost.v1.McpLoginService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class McpLoginService(object):
+    """Logs people in to MCP servers that want it, and out.
+    """
+
+    @staticmethod
+    def StartLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpLoginService/StartLogin',
+            retinue_dot_mcphost_dot_v1_dot_login__pb2.StartLoginRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_login__pb2.StartLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpLoginService/FinishLogin',
+            retinue_dot_mcphost_dot_v1_dot_login__pb2.FinishLoginRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_login__pb2.FinishLoginResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Logout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/retinue.mcphost.v1.McpLoginService/Logout',
+            retinue_dot_mcphost_dot_v1_dot_login__pb2.LogoutRequest.SerializeToString,
+            retinue_dot_mcphost_dot_v1_dot_login__pb2.LogoutResponse.FromString,
             options,
             channel_credentials,
             insecure,

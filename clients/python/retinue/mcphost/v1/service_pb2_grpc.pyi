@@ -5,6 +5,7 @@ The MCP host manager: live connections to MCP servers, and their tools."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from retinue.mcphost.v1 import login_pb2 as _login_pb2
 from retinue.mcphost.v1 import resource_pb2 as _resource_pb2
 from retinue.mcphost.v1 import server_pb2 as _server_pb2
 from retinue.mcphost.v1 import service_pb2 as _service_pb2
@@ -230,6 +231,67 @@ class McpServerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_McpServerServiceServicer_to_server(servicer: McpServerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class McpLoginServiceStub:
+    """Logs people in to MCP servers that want it, and out."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> McpLoginServiceAsyncStub: ...
+    StartLogin: _grpc.UnaryUnaryMultiCallable[_login_pb2.StartLoginRequest, _login_pb2.StartLoginResponse]
+    """Begins a login: returns the address that the person opens in a browser."""
+    FinishLogin: _grpc.UnaryUnaryMultiCallable[_login_pb2.FinishLoginRequest, _login_pb2.FinishLoginResponse]
+    """Finishes a login with the address that the browser was sent to. It goes to
+    the host process that began it.
+    """
+    Logout: _grpc.UnaryUnaryMultiCallable[_login_pb2.LogoutRequest, _login_pb2.LogoutResponse]
+    """Forgets the login to a server."""
+
+@_typing.type_check_only
+class McpLoginServiceAsyncStub(McpLoginServiceStub):
+    """Logs people in to MCP servers that want it, and out."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    StartLogin: _aio.UnaryUnaryMultiCallable[_login_pb2.StartLoginRequest, _login_pb2.StartLoginResponse]  # type: ignore[assignment]
+    """Begins a login: returns the address that the person opens in a browser."""
+    FinishLogin: _aio.UnaryUnaryMultiCallable[_login_pb2.FinishLoginRequest, _login_pb2.FinishLoginResponse]  # type: ignore[assignment]
+    """Finishes a login with the address that the browser was sent to. It goes to
+    the host process that began it.
+    """
+    Logout: _aio.UnaryUnaryMultiCallable[_login_pb2.LogoutRequest, _login_pb2.LogoutResponse]  # type: ignore[assignment]
+    """Forgets the login to a server."""
+
+class McpLoginServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Logs people in to MCP servers that want it, and out."""
+
+    @_abc_1.abstractmethod
+    def StartLogin(
+        self,
+        request: _login_pb2.StartLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_login_pb2.StartLoginResponse, _abc.Awaitable[_login_pb2.StartLoginResponse]]:
+        """Begins a login: returns the address that the person opens in a browser."""
+
+    @_abc_1.abstractmethod
+    def FinishLogin(
+        self,
+        request: _login_pb2.FinishLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_login_pb2.FinishLoginResponse, _abc.Awaitable[_login_pb2.FinishLoginResponse]]:
+        """Finishes a login with the address that the browser was sent to. It goes to
+        the host process that began it.
+        """
+
+    @_abc_1.abstractmethod
+    def Logout(
+        self,
+        request: _login_pb2.LogoutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_login_pb2.LogoutResponse, _abc.Awaitable[_login_pb2.LogoutResponse]]:
+        """Forgets the login to a server."""
+
+def add_McpLoginServiceServicer_to_server(servicer: McpLoginServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class McpContentServiceStub:
     """What MCP servers have beside tools: resources, prompts, completions."""

@@ -20,6 +20,46 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _GrantType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GrantTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GrantType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GRANT_TYPE_UNSPECIFIED: _GrantType.ValueType  # 0
+    """The same as client credentials."""
+    GRANT_TYPE_CLIENT_CREDENTIALS: _GrantType.ValueType  # 1
+    """The host acts as itself, with a client that is registered beforehand:
+    issuer, client_id, and client_secret or private_key.
+    """
+    GRANT_TYPE_AUTHORIZATION_CODE: _GrantType.ValueType  # 2
+    """The host acts for a person, who logs in with a browser: McpLoginService, or
+    `retinue login`. Until then calls fail with MCP_LOGIN_REQUIRED.
+    """
+    GRANT_TYPE_JWT_BEARER: _GrantType.ValueType  # 3
+    """The host acts as the workload that it is: it shows a signed statement of
+    the platform that it runs on (RFC 7523): issuer and assertion.
+    """
+
+class GrantType(_GrantType, metaclass=_GrantTypeEnumTypeWrapper):
+    """What the host shows an authorization server to get a token."""
+
+GRANT_TYPE_UNSPECIFIED: GrantType.ValueType  # 0
+"""The same as client credentials."""
+GRANT_TYPE_CLIENT_CREDENTIALS: GrantType.ValueType  # 1
+"""The host acts as itself, with a client that is registered beforehand:
+issuer, client_id, and client_secret or private_key.
+"""
+GRANT_TYPE_AUTHORIZATION_CODE: GrantType.ValueType  # 2
+"""The host acts for a person, who logs in with a browser: McpLoginService, or
+`retinue login`. Until then calls fail with MCP_LOGIN_REQUIRED.
+"""
+GRANT_TYPE_JWT_BEARER: GrantType.ValueType  # 3
+"""The host acts as the workload that it is: it shows a signed statement of
+the platform that it runs on (RFC 7523): issuer and assertion.
+"""
+Global___GrantType: _TypeAlias = GrantType  # noqa: Y015
+
 class _ServerScope:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -238,9 +278,8 @@ Global___SseTransport: _TypeAlias = SseTransport  # noqa: Y015
 
 @_typing.final
 class OAuthSettings(_message.Message):
-    """How the host gets a token for a server from its authorization server, as
-    itself and with no person: OAuth's grant `client_credentials`. The server's
-    url and the issuer begin with https://, or name this machine.
+    """How the host gets a token for a server from its authorization server. The
+    server's url and the issuer begin with https://, or name this machine.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -251,24 +290,50 @@ class OAuthSettings(_message.Message):
     PRIVATE_KEY_FIELD_NUMBER: _builtins.int
     PRIVATE_KEY_ALGORITHM_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    CLIENT_METADATA_URL_FIELD_NUMBER: _builtins.int
+    REDIRECT_URI_FIELD_NUMBER: _builtins.int
+    ASSERTION_FIELD_NUMBER: _builtins.int
     issuer: _builtins.str
     """Identifier of the authorization server that knows the client,
     `https://login.example.com`, exactly as its metadata has it. The client's
-    secret goes to no other, whatever the MCP server says.
+    secret goes to no other, whatever the MCP server says. With the grant
+    authorization code it may be left out where there is no client_id: then it
+    is the one that the server names.
     """
     client_id: _builtins.str
-    """The name under which it knows the client."""
+    """The name under which it knows the client. With the grant authorization code
+    it may be left out: the host then shows client_metadata_url, or registers
+    itself.
+    """
     client_secret: _builtins.str
     """Secret value, a reference: `${env:CLIENT_SECRET}`. What the client shows;
-    this or private_key is set.
+    with client credentials this or private_key is set.
     """
     private_key: _builtins.str
     """Secret value, a reference: `${file:keys/client.pem}`. A key in PEM without
-    a password, with which the client signs what it shows (`private_key_jwt`).
+    a password, with which the client signs what it shows (`private_key_jwt`);
+    for client credentials.
     """
     private_key_algorithm: _builtins.str
     """How private_key signs: RS256, RS384, RS512, PS256, PS384, PS512, ES256,
     ES384, ES512 or EdDSA. RS256 where it is not set.
+    """
+    grant: Global___GrantType.ValueType
+    """What the host shows; client credentials where it is not set."""
+    client_metadata_url: _builtins.str
+    """Address of a document that says who the client is, which is its name where
+    the authorization server takes such ones; for the grant authorization code,
+    without client_id. It begins with https:// and has a path.
+    """
+    redirect_uri: _builtins.str
+    """Where the browser goes after a login, as it is registered for the client;
+    for the grant authorization code. Where it is not set, whoever asks for a
+    login says it, an address of a person's own machine.
+    """
+    assertion: _builtins.str
+    """Secret value, a reference: `${file:/var/run/secrets/token}`. The statement
+    of the platform, read again for each token; for the grant JWT bearer.
     """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -285,10 +350,14 @@ class OAuthSettings(_message.Message):
         private_key: _builtins.str = ...,
         private_key_algorithm: _builtins.str = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
+        grant: Global___GrantType.ValueType = ...,
+        client_metadata_url: _builtins.str = ...,
+        redirect_uri: _builtins.str = ...,
+        assertion: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "client_secret", b"client_secret", "issuer", b"issuer", "private_key", b"private_key", "private_key_algorithm", b"private_key_algorithm", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assertion", b"assertion", "client_id", b"client_id", "client_metadata_url", b"client_metadata_url", "client_secret", b"client_secret", "grant", b"grant", "issuer", b"issuer", "private_key", b"private_key", "private_key_algorithm", b"private_key_algorithm", "redirect_uri", b"redirect_uri", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
