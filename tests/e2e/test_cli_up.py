@@ -96,6 +96,11 @@ def test_its_log_files_hold_what_the_services_say(project: Project) -> None:
         assert "ready" in (logs / "engine.log").read_text()
 
 
+def test_logins_to_mcp_servers_are_kept_beside_the_projects_other_data(project: Project) -> None:
+    with project.up():
+        assert (project.folder / ".retinue" / "logins.json.lock").is_file()
+
+
 def test_a_second_one_in_the_same_project_is_refused(project: Project) -> None:
     with project.up() as up:
         done = project.retinue("up", "--free-ports")

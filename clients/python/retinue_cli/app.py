@@ -19,6 +19,7 @@ from retinue_cli.commands import (
     history,
     init,
     inputs,
+    login,
     logs,
     memory,
     prompts,
@@ -112,6 +113,8 @@ app.command(rich_help_panel=_LOOK)(prompts.prompts)
 app.command(rich_help_panel=_LOOK)(servers.servers)
 app.command(rich_help_panel=_LOOK)(logs.logs)
 app.command(rich_help_panel=_LOOK)(servers.restart)
+app.command(rich_help_panel=_USE)(login.login)
+app.command(rich_help_panel=_USE)(login.logout)
 app.command(rich_help_panel=_LOOK)(doctor.doctor)
 app.command(rich_help_panel=_CONFIGURE)(init.init)
 app.command(rich_help_panel=_CONFIGURE)(config.get)

@@ -18,6 +18,7 @@ ServerName = Annotated[str, typer.Argument(metavar="SERVER", help="The MCP serve
 NOT_USED = "not used yet"
 _STATES = {1: "connecting", 2: "ready", 3: "closed", 4: "failed", 5: "broken"}
 _SHORT = 200
+_LOGINS = {1: "logged out", 2: "login required", 3: "logged in"}
 
 
 @calling
@@ -62,15 +63,18 @@ async def restart(call: Call, server: ServerName) -> None:
 
 def _show(output: Output, found: "list[server_pb2.Server]") -> None:
     now = datetime.now(UTC)
-    rows = []
+    rows: list[list[str]] = []
     for server in found:
-        head = [server.name, str(server.version)]
+        head, first = [server.name, str(server.version)], len(rows)
         if not server.connections:
-            rows.append([*head, "", NOT_USED, "", "", ""])
+            rows.append([*head, "", NOT_USED, "", "", "", ""])
         for connection in server.connections:
             rows.append([*head, *_connection(connection, now)])
             head = ["", ""]
-    headers = ["SERVER", "VERSION", "SCOPE", "STATE", "CALLS", "RESTARTS", "LAST FAILURE"]
+        rows[first][-1] = _LOGINS.get(server.login.state, "")
+    headers = ["SERVER", "VERSION", "SCOPE", "STATE", "CALLS", "RESTARTS", "LAST FAILURE", "LOGIN"]
+    if not any(server.HasField("login") for server in found):
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
     output.table(headers, rows)
 
 
@@ -90,4 +94,5 @@ def _connection(connection: "server_pb2.ServerConnection", now: datetime) -> lis
         calls,
         str(connection.restarts),
         failure,
+        "",
     ]

@@ -188,9 +188,12 @@ def _environment(
     verbose: bool,
 ) -> dict[str, str]:
     listen = {service.address_variable: addresses[service.name] for service in SERVICES}
+    data = given_or(os.environ, "RETINUE_DATA_DIR", str(state_folder(folder)))
     return service_environment(
         RETINUE_PROJECT=folder,
-        RETINUE_DATA_DIR=given_or(os.environ, "RETINUE_DATA_DIR", str(state_folder(folder))),
+        RETINUE_DATA_DIR=data,
+        # Nobody wants to log in again after each start; set and empty, logins last as long as the host.
+        RETINUE_LOGINS_FILE=os.environ.get("RETINUE_LOGINS_FILE", str(Path(data, "logins.json"))),
         RETINUE_TOKEN=call.token,
         RETINUE_STORE=store,
         RETINUE_LOG_FORMAT=given_or(os.environ, "RETINUE_LOG_FORMAT", "text" if verbose else "json"),

@@ -103,6 +103,8 @@ def _server_todo(reason: str, name: str) -> str:
         return "set it where `retinue up` or the MCP host is started"
     if reason == "COMPONENT_NOT_ALLOWED":
         return "list it where `retinue up` or the MCP host is started, or put the server into a file"
+    if reason == "MCP_LOGIN_REQUIRED":
+        return f"run `retinue login {name}`"
     if reason == "MCP_TIMEOUT":
         return "start its command by hand to see what it waits for; connect_timeout gives it longer"
     return f"correct its command or url in the project; `retinue tools {name}` tries again"
