@@ -30,8 +30,6 @@ ABOUT_OAUTH = (
 OAUTH = "auth/"
 NO_DPOP = "The host does not bind tokens to a key (DPoP), nor does the SDK."
 WHY = {
-    "request-metadata": "The host begins with the handshake: most servers are from before 2026-07-28 "
-    "(ADR 0004). A server that refuses it gets what the scenario wants with each request from then on.",
     "auth/enterprise-managed-authorization": "Wants what an identity provider says of a person exchanged for "
     "a grant (SEP-990). The host knows no such provider: people log in to each server.",
     "auth/dpop": NO_DPOP,

@@ -40,6 +40,8 @@ CLIENT_METADATA_URL = "https://conformance-test.local/client-metadata.json"
 """The one that the scenario expects."""
 MAX_LOGINS = 3
 
+REVISIONS = {"request-metadata": "2026-07-28"}
+"""What the config says of a server, in scenarios that look at the first word to it."""
 IDLE = Duration(seconds=1)
 """The runner waits at the end of a scenario until the host has closed its connection."""
 
@@ -173,7 +175,9 @@ async def main() -> int:
     component = component_pb2.Component(
         kind=component_pb2.COMPONENT_KIND_MCP_SERVER,
         name=name,
-        mcp_server=mcp_server_pb2.McpServerSpec(streamable_http=transport, idle_timeout=IDLE),
+        mcp_server=mcp_server_pb2.McpServerSpec(
+            streamable_http=transport, idle_timeout=IDLE, revision=REVISIONS.get(name, "")
+        ),
     )
     async with open_client() as client:
         await client.components.apply([component])

@@ -89,6 +89,7 @@ def spec_from_component(component: component_pb2.Component) -> ServerSpec:
         connect_timeout_s=_seconds(spec.connect_timeout, CONNECT_TIMEOUT_S),
         call_timeout_s=_seconds(spec.call_timeout, CALL_TIMEOUT_S),
         idle_timeout_s=_seconds(spec.idle_timeout, IDLE_TIMEOUT_S),
+        revision=spec.revision,
         allow_sampling=spec.allow_sampling,
         roots=tuple(_file_uri(root) for root in spec.roots),
         scope=_SCOPES.get(spec.scope, "shared"),

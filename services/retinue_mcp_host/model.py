@@ -108,6 +108,8 @@ class ServerSpec:
     """Where the server is told that it may work: `file://` addresses."""
     reach: Reach | None = None
     """Where its url may lead; None: anywhere, as it stands in the operator's file."""
+    revision: str = ""
+    """Of MCP, in which it is spoken to first; empty: what it spoke last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,13 +67,13 @@ class OfferingSession(ClientSession):
         self.offered = offered_capabilities(offer)
         self._stamp = _first_words
 
-    async def initialize(self) -> InitializeResult:
+    async def initialize(self, revision: str = LATEST_HANDSHAKE_VERSION) -> InitializeResult:
         """Shake hands. A server that answers with a revision that has no handshake is taken at its word.
 
         Raises MCPError, ValidationError, RuntimeError.
         """
         params = InitializeRequestParams(
-            protocol_version=LATEST_HANDSHAKE_VERSION, capabilities=self.offered, client_info=CLIENT_INFO
+            protocol_version=revision, capabilities=self.offered, client_info=CLIENT_INFO
         )
         result = await self.send_request(InitializeRequest(params=params), InitializeResult)
         if result.protocol_version in MODERN_PROTOCOL_VERSIONS:
@@ -139,23 +139,25 @@ async def negotiate(
 ) -> None:
     """Agree on a revision: by the handshake, or by `server/discover` where the server is too new for it.
 
-    See ADR 0004 for the order; a server that was met before is asked in its own words first. Raises MCPError,
-    ValidationError, RuntimeError.
+    See ADR 0004 for the order; a server that was met before is asked in its own words first, else in those
+    that its config says. Raises MCPError, ValidationError, RuntimeError.
     """
-    known = revisions.find(spec.namespace, spec.name, spec.version)
+    known = revisions.find(spec.namespace, spec.name, spec.version) or spec.revision
     if known in MODERN_PROTOCOL_VERSIONS:
         await _discover_first(session)
     else:
-        await _initialize_first(session)
+        await _initialize_first(session, spec.revision)
     agreed = session.protocol_version or ""
     revisions.remember(spec.namespace, spec.name, spec.version, agreed)
     if agreed in MODERN_PROTOCOL_VERSIONS:
         await _follow_lists(stack, session)
 
 
-async def _initialize_first(session: OfferingSession) -> None:
+async def _initialize_first(session: OfferingSession, revision: str) -> None:
+    # A server may have a handshake where its config says that it has none.
+    offered = revision if revision in HANDSHAKE_PROTOCOL_VERSIONS else LATEST_HANDSHAKE_VERSION
     try:
-        await session.initialize()
+        await session.initialize(offered)
     except MCPError as refused:
         if refused.code not in _TOO_NEW:
             raise

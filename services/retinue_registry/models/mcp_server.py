@@ -112,6 +112,9 @@ class McpServerSpec(Spec):
     max_concurrent_calls: Count | None = optional(8, default=64)
     max_queued_calls: Count | None = optional(100, default=1_000)
     roots: Annotated[list[Root], AfterValidator(once_each)] | None = optional(["data"])
+    revision: Literal["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25", "2026-07-28"] | None = optional(
+        "2026-07-28"
+    )
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

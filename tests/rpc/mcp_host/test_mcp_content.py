@@ -222,6 +222,20 @@ async def test_what_a_server_speaks_is_remembered(host: Host, contents: Contents
     assert (len(host.lines("initialize")), len(host.lines("discover"))) == (1, 2)
 
 
+async def test_the_revision_of_the_config_is_spoken_first(host: Host, contents: Contents) -> None:
+    host.stdio("new", SCRIPT, "2026-07-28", revision="2026-07-28")
+    await uris(contents, "new")
+    assert (len(host.lines("initialize")), len(host.lines("discover"))) == (0, 1)
+    host.stdio("old", SCRIPT, "2025-06-18", revision="2025-03-26")
+    await uris(contents, "old")
+    (offered,) = host.lines("initialize")
+    assert json.loads(offered)["protocolVersion"] == "2025-03-26"
+    # What is wrong there costs a question, no more.
+    host.stdio("wrong", SCRIPT, "2025-06-18", revision="2026-07-28")
+    await uris(contents, "wrong")
+    assert json.loads(host.lines("initialize")[-1])["protocolVersion"] == "2025-11-25"
+
+
 async def test_roots_are_offered_where_the_component_names_some(host: Host) -> None:
     host.stdio("plain", SCRIPT)
     host.stdio("rooted", SCRIPT, roots=["/srv/da ta", "file:///srv/x"])

@@ -44,6 +44,7 @@ FULL: dict[str, dict[str, Any]] = {
         "max_concurrent_calls": 1,
         "max_queued_calls": 2,
         "roots": ["/data", "file:///srv/shared"],
+        "revision": "2026-07-28",
     },
     "agent": {
         "description": "Helps.",

@@ -414,6 +414,7 @@ class McpServerSpec(_message.Message):
     MAX_CONCURRENT_CALLS_FIELD_NUMBER: _builtins.int
     MAX_QUEUED_CALLS_FIELD_NUMBER: _builtins.int
     ROOTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people."""
     allow_sampling: _builtins.bool
@@ -432,6 +433,12 @@ class McpServerSpec(_message.Message):
     max_queued_calls: _builtins.int
     """Most calls that wait for their turn; what is beyond fails at once with
     MCP_SERVER_BUSY. 1000 where it is not set.
+    """
+    revision: _builtins.str
+    """The revision of MCP in which the server is spoken to first: `2024-11-05`,
+    `2025-03-26`, `2025-06-18` or `2025-11-25` by the handshake, `2026-07-28`
+    without one. Where it is not set, what the server spoke last; `2025-11-25`
+    the first time.
     """
     @_builtins.property
     def stdio(self) -> Global___StdioTransport:
@@ -479,10 +486,11 @@ class McpServerSpec(_message.Message):
         max_concurrent_calls: _builtins.int | None = ...,
         max_queued_calls: _builtins.int | None = ...,
         roots: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling", "_max_concurrent_calls", b"_max_concurrent_calls", "_max_queued_calls", b"_max_queued_calls", "_prewarm", b"_prewarm", "allow_sampling", b"allow_sampling", "call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "idle_timeout", b"idle_timeout", "max_concurrent_calls", b"max_concurrent_calls", "max_queued_calls", b"max_queued_calls", "prewarm", b"prewarm", "sse", b"sse", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling", "_max_concurrent_calls", b"_max_concurrent_calls", "_max_queued_calls", b"_max_queued_calls", "_prewarm", b"_prewarm", "allow_sampling", b"allow_sampling", "call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "description", b"description", "idle_timeout", b"idle_timeout", "max_concurrent_calls", b"max_concurrent_calls", "max_queued_calls", b"max_queued_calls", "prewarm", b"prewarm", "roots", b"roots", "scope", b"scope", "sse", b"sse", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling", "_max_concurrent_calls", b"_max_concurrent_calls", "_max_queued_calls", b"_max_queued_calls", "_prewarm", b"_prewarm", "allow_sampling", b"allow_sampling", "call_timeout", b"call_timeout", "connect_timeout", b"connect_timeout", "description", b"description", "idle_timeout", b"idle_timeout", "max_concurrent_calls", b"max_concurrent_calls", "max_queued_calls", b"max_queued_calls", "prewarm", b"prewarm", "revision", b"revision", "roots", b"roots", "scope", b"scope", "sse", b"sse", "stdio", b"stdio", "streamable_http", b"streamable_http", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_sampling: _TypeAlias = _typing.Literal["allow_sampling"]  # noqa: Y015
     _WhichOneofArgType__allow_sampling: _TypeAlias = _typing.Literal["_allow_sampling", b"_allow_sampling"]  # noqa: Y015
