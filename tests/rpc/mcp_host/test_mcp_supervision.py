@@ -173,17 +173,27 @@ async def test_a_missing_secret_is_told_each_time_and_opens_no_breaker(host: Hos
     assert (shown.state, shown.failures) == (server_pb2.CONNECTION_STATE_FAILED, 0)
 
 
-async def test_ten_servers_start_side_by_side_and_a_bad_one_harms_none(
+async def test_fifty_servers_start_side_by_side_and_bad_ones_harm_none(
     registry: Registry, tmp_path: Path
 ) -> None:
     async with open_host(registry, tmp_path) as host:
-        names = [f"raw{number}" for number in range(10)]
-        for name in names:
+        good = [f"raw{number}" for number in range(46)]
+        for name in good:
             host.stdio(name, "raw_server.py")
-        host.stdio("mute", "raw_server.py", "mute", connect_timeout=Duration(seconds=8))
+        host.stdio("mute", "raw_server.py", "mute", connect_timeout=Duration(seconds=60))
+        host.stdio("dies", "raw_server.py", "dies")
+        host.stdio("chatty", "raw_server.py", "garbage")
+        host.stdio("floods", "raw_server.py")
         slow = asyncio.ensure_future(host.call("mute", "echo"))
-        await asyncio.gather(*(host.call(name, "echo") for name in names))
+        flood = asyncio.ensure_future(host.call("floods", "flood", '{"size": 100000000}'))
+        dead = asyncio.ensure_future(host.call("dies", "echo"))
+        said = await asyncio.gather(*(host.call(name, "echo", f'{{"text": "{name}"}}') for name in good))
+        assert [each.content[0].text for each in said] == good
         assert not slow.done()
+        assert (await host.call("chatty", "echo", '{"text": "on"}')).content[0].text == "on"
+        with pytest.raises(errors.McpServerUnavailableError, match="No module named 'flux'"):
+            await dead
+        assert (await flood).content[0].text == "done"
         slow.cancel()
 
 
