@@ -104,6 +104,10 @@ async def test_an_answer_of_a_child_that_a_kill_cut_off_is_asked_for_again(tmp_p
     async with open_processes(tmp_path, {"rules": rules}, agents=agents()) as suite:
         run = await suite.client.runs.start("boss", "hi")
         await until(lambda: len(suite.model.requests) == 2, "the child's model is asked")
+        # A model is asked while what led to it is being stored: what is seen is stored.
+        async for event in suite.client.runs.watch(run.run_id):
+            if event.HasField("turn_started") and event.run_id != run.run_id:
+                break
         await suite.engine_process.kill()
         await suite.engine_process.start()
         events = await suite.watched(run.run_id)
