@@ -124,6 +124,7 @@ def write_project(
     mcp_servers: Mapping[str, Any] | None = None,
     linear_workflows: Mapping[str, Any] | None = None,
     graph_workflows: Mapping[str, Any] | None = None,
+    custom_workflows: Mapping[str, Any] | None = None,
 ) -> None:
     """A project: an llm `m` at `base_url`, and an agent `a` that thinks with it, beside what is given."""
     # What fails, fails at once; tests of retries set their own number.
@@ -139,6 +140,8 @@ def write_project(
         project["linear_workflows"] = dict(linear_workflows)
     if graph_workflows:
         project["graph_workflows"] = dict(graph_workflows)
+    if custom_workflows:
+        project["custom_workflows"] = dict(custom_workflows)
     (folder / "retinue.yaml").write_text(yaml.safe_dump(project))
 
 
@@ -266,6 +269,7 @@ async def open_suite(
     mcp_servers: Mapping[str, Any] | None = None,
     linear_workflows: Mapping[str, Any] | None = None,
     graph_workflows: Mapping[str, Any] | None = None,
+    custom_workflows: Mapping[str, Any] | None = None,
     host_address: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Suite]:
@@ -284,6 +288,7 @@ async def open_suite(
             mcp_servers=mcp_servers,
             linear_workflows=linear_workflows,
             graph_workflows=graph_workflows,
+            custom_workflows=custom_workflows,
         )
         common: dict[str, Any] = {"address": "127.0.0.1:0", "metrics_address": "", "stop_grace_s": 0.5}
         registry = await enter(

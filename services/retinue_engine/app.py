@@ -19,6 +19,7 @@ from retinue_engine.servicers import inputs as servicer_inputs
 from retinue_engine.servicers import memories as servicer_memories
 from retinue_engine.servicers import runs as servicer_runs
 from retinue_engine.servicers import sessions as servicer_sessions
+from retinue_engine.servicers import workers as servicer_workers
 from retinue_engine.settings import EngineSettings
 from retinue_engine.stores.sqlite.store import open_sqlite_store
 from retinue_engine.stores.store import Store
@@ -51,7 +52,17 @@ async def open_app(settings: EngineSettings) -> AsyncIterator[Sequence[Mount]]:
         allowed = settings.allowed
         prices = PriceTable()
         await asyncio.to_thread(prices.warm)
-        worker = Worker(store, Means(models, toolbox, prices, settings.max_depth, allowed))
+        workers = await enter(servicer_workers.open_workers(settings))
+        means = Means(
+            models,
+            toolbox,
+            prices,
+            settings.max_depth,
+            allowed,
+            workers.open,
+            settings.worker_connect_s,
+        )
+        worker = Worker(store, means)
         keepers = await enter(
             open_keepers(
                 store,

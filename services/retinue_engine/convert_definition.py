@@ -120,6 +120,7 @@ def _definition(
                 (component_pb2.COMPONENT_KIND_AGENT, spec.agents),
                 (component_pb2.COMPONENT_KIND_LINEAR_WORKFLOW, spec.linear_workflows),
                 (component_pb2.COMPONENT_KIND_GRAPH_WORKFLOW, spec.graph_workflows),
+                (component_pb2.COMPONENT_KIND_CUSTOM_WORKFLOW, spec.custom_workflows),
             )
             for name in names
         ),

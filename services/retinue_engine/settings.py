@@ -35,6 +35,14 @@ class EngineSettings(ApiSettings):
     """How many runs may be queued in the store; one more is refused."""
     max_depth: int = Field(default=5, ge=0)
     """How deep agents may call agents; 0: not at all."""
+    workers_ahead: int = Field(default=1, ge=0)
+    """Processes for custom workflows that wait for their run, from the first such run on."""
+    max_workers: int = Field(default=32, ge=1)
+    """How many processes of custom workflows run at once, for each depth of runs inside runs."""
+    worker_memory_bytes: int = Field(default=1024 * 1024 * 1024, ge=64 * 1024 * 1024)
+    """Memory that one of them may ask for (Linux)."""
+    worker_connect_s: float = Field(default=30.0, gt=0)
+    """How long one may take until it connects."""
     retain_days: float | None = Field(default=None, gt=0)
     """Sessions that were not used for so long are deleted with their runs; kept where it is not set."""
     retain_sessions: int | None = Field(default=None, ge=1)

@@ -16,6 +16,7 @@ from retinue_kit.secrets import REFERENCE
 API_ENV = "RETINUE_API_ENV"
 API_FILES = "RETINUE_API_FILES"
 API_COMMANDS = "RETINUE_API_COMMANDS"
+API_MODULES = "RETINUE_API_MODULES"
 
 _GLOB = re.compile(r"[*?\[]")
 _LOADER_VARIABLES = ("PATH", "LD_*", "DYLD_*")
@@ -62,6 +63,8 @@ class Allowed:
     """Patterns of absolute paths; what is below one is meant with it."""
     hosts: tuple[HostRule, ...] = ()
     commands: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    """Patterns of names of Python modules."""
 
     def check_secret(self, place: Place, text: str) -> None:
         """Raise ComponentNotAllowedError for a reference in a text that is not listed."""
@@ -84,13 +87,30 @@ class Allowed:
         """Raise ComponentNotAllowedError for a launcher that is not listed, or that variables replace."""
         if command not in self.commands:
             raise self._refusal(place, f"the command {command}", API_COMMANDS)
+        self._check_variables(place, variables, API_COMMANDS)
+
+    def check_module(self, place: Place, module: str, variables: Iterable[str]) -> None:
+        """Raise ComponentNotAllowedError for a module that is not listed, or that variables replace."""
+        if not any(fnmatchcase(module, pattern) for pattern in self.modules):
+            raise self._refusal(place, f"the module {module}", API_MODULES)
+        self._check_variables(place, variables, API_MODULES, (*_LOADER_VARIABLES, "PYTHON*"))
+
+    @staticmethod
+    def _check_variables(
+        place: Place,
+        variables: Iterable[str],
+        setting: str,
+        patterns: Iterable[str] = _LOADER_VARIABLES,
+    ) -> None:
+        outer = place.field.rpartition(".")[0]
         for name in variables:
-            if any(fnmatchcase(name.upper(), pattern) for pattern in _LOADER_VARIABLES):
+            if any(fnmatchcase(name.upper(), pattern) for pattern in patterns):
+                field = f"{outer}.env.{name}" if outer else f"env.{name}"
                 raise ComponentNotAllowedError(
                     f"{place.kind} {place.name} came by API, where {name} may not be set: it decides which "
-                    "program a listed command is; put the component into a file",
-                    **place._replace(field=f"stdio.env.{name}")._asdict(),
-                    setting=API_COMMANDS,
+                    "program a listed one is; put the component into a file",
+                    **place._replace(field=field)._asdict(),
+                    setting=setting,
                 )
 
     def reach(self, place: Place, *, secret: bool) -> Reach:

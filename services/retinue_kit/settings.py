@@ -108,6 +108,9 @@ class ApiSettings(ServiceSettings):
     api_commands: str = ""
     """What stdio servers may be started with: names on PATH, or absolute paths."""
 
+    api_modules: str = ""
+    """Modules that custom workflows may name, `reports.nightly`, with `*` and `?`."""
+
     @field_validator("api_files")
     @classmethod
     def _known_files(cls, files: str) -> str:
@@ -129,4 +132,5 @@ class ApiSettings(ServiceSettings):
             files=parse_files(self.api_files),
             hosts=parse_hosts(self.api_hosts),
             commands=listed(self.api_commands),
+            modules=listed(self.api_modules),
         )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from retinue_registry.models import (
     AgentSpec,
+    CustomWorkflowSpec,
     GraphWorkflowSpec,
     LinearWorkflowSpec,
     LlmSpec,
@@ -109,6 +110,7 @@ KINDS: Mapping[str, Kind] = {
         Kind("agent", "agents", AgentSpec, runnable=True),
         Kind("linear_workflow", "linear_workflows", LinearWorkflowSpec, runnable=True),
         Kind("graph_workflow", "graph_workflows", GraphWorkflowSpec, runnable=True),
+        Kind("custom_workflow", "custom_workflows", CustomWorkflowSpec, runnable=True),
     )
 }
 """By name, in the order in which lists show them: that of the numbers in the protos."""

@@ -17,7 +17,7 @@ from retinue.registry.v1 import component_pb2
 from retinue_cli.__main__ import main
 from retinue_registry.convert import fill
 from tests.rpc.registry.serving import agent, llm
-from tests.unit.registry.full_specs import FULL, HTTP, MINIMAL, SSE
+from tests.unit.registry.full_specs import CUSTOM_COMMAND, FULL, HTTP, MINIMAL, SSE
 
 from .cli_project import BOUND_S
 
@@ -299,12 +299,14 @@ def test_an_export_that_is_applied_again_changes_nothing(
         component("linear_workflow", "sending", MINIMAL["linear_workflow"]),
         component("graph_workflow", "research", FULL["graph_workflow"]),
         component("graph_workflow", "slow", MINIMAL["graph_workflow"]),
+        component("custom_workflow", "nightly", FULL["custom_workflow"]),
+        component("custom_workflow", "hourly", CUSTOM_COMMAND),
     )
     for name in ("all.yaml", "all.json"):
-        assert retinue("export", "-o", name)[1] == f"✓ wrote 18 components to {name}\n"
+        assert retinue("export", "-o", name)[1] == f"✓ wrote 20 components to {name}\n"
     assert retinue("diff", "-f", "all.json", "--prune") == (0, "Nothing would change.\n", "")
     applied = retinue("apply", "-f", "all.yaml")[1].splitlines()
-    assert [line.split(maxsplit=1)[1] for line in applied] == ["unchanged v1"] * 18
+    assert [line.split(maxsplit=1)[1] for line in applied] == ["unchanged v1"] * 20
     assert Path("all.yaml").read_text() == retinue("export")[1]
     assert "api_key: ${env:OPENAI_API_KEY}\n" in Path("all.yaml").read_text()
     some = json.loads(retinue("export", "--kind", "llm", "--name", "*l*", "--label", "team=a", "--json")[1])

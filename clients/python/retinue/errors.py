@@ -354,6 +354,41 @@ class MemoryNotFoundError(RetinueError):
     code = StatusCode.NOT_FOUND
 
 
+class NonDeterministicError(RetinueError):
+    reason = pb.ERROR_REASON_NON_DETERMINISTIC
+    code = StatusCode.ABORTED
+
+
+class WorkflowCodeFailedError(RetinueError):
+    reason = pb.ERROR_REASON_WORKFLOW_CODE_FAILED
+    code = StatusCode.ABORTED
+
+
+class WorkflowCodeNotLoadedError(RetinueError):
+    reason = pb.ERROR_REASON_WORKFLOW_CODE_NOT_LOADED
+    code = StatusCode.FAILED_PRECONDITION
+
+
+class WorkerExitedError(RetinueError):
+    reason = pb.ERROR_REASON_WORKER_EXITED
+    code = StatusCode.ABORTED
+
+
+class WorkerNotConnectedError(RetinueError):
+    reason = pb.ERROR_REASON_WORKER_NOT_CONNECTED
+    code = StatusCode.ABORTED
+
+
+class WorkerProtocolBrokenError(RetinueError):
+    reason = pb.ERROR_REASON_WORKER_PROTOCOL_BROKEN
+    code = StatusCode.ABORTED
+
+
+class WorkflowCallCancelledError(RetinueError):
+    reason = pb.ERROR_REASON_WORKFLOW_CALL_CANCELLED
+    code = StatusCode.ABORTED
+
+
 class LlmError(RetinueError):
     """The class above the errors of LLM calls; `retryable` says whether another try may go better."""
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from retinue_cli.events_calls import CallLines
 from retinue_cli.events_steps import StepLines
 from retinue_cli.inputs import answered, asked
 from retinue_cli.output import Output
@@ -48,6 +49,7 @@ class RunPrinter:
         self._quiet = quiet
         self._at_line_start = True
         self._steps = StepLines(self._say, self._line_of)
+        self._calls = CallLines(self._say, self._line_of)
         self._waiting = False
         self._turn_text = False
         self._thinking = False
@@ -95,7 +97,11 @@ class RunPrinter:
         if self._thinking and kind != "reasoning_delta":
             self.end_line()
             self._thinking = False
-        show = getattr(self, f"_show_{kind}", None) or getattr(self._steps, kind or "", None)
+        show = (
+            getattr(self, f"_show_{kind}", None)
+            or getattr(self._steps, kind or "", None)
+            or getattr(self._calls, kind or "", None)
+        )
         if show is not None:
             show(getattr(event, kind or ""))
         self._before = kind

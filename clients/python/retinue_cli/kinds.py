@@ -10,7 +10,14 @@ from retinue_cli.failures import USAGE, CommandError
 if TYPE_CHECKING:
     from retinue.registry.v1 import component_pb2, service_pb2
 
-KINDS = {"llm": 1, "mcp_server": 2, "agent": 3, "linear_workflow": 4, "graph_workflow": 5}
+KINDS = {
+    "llm": 1,
+    "mcp_server": 2,
+    "agent": 3,
+    "linear_workflow": 4,
+    "graph_workflow": 5,
+    "custom_workflow": 6,
+}
 """ComponentKind, without importing the stubs; a test holds them to the proto."""
 
 LAYERS = {1: "project", 2: "workspace", 3: "user", 4: "package"}

@@ -18,7 +18,12 @@ _LONGEST = 60
 
 
 def draw(component: "component_pb2.Component", states: Mapping[str, str] | None = None) -> str:
-    """The flowchart of a workflow; `states` tells how its steps stand, where that is known."""
+    """The flowchart of a workflow; `states` tells how its steps stand, where that is known.
+
+    What code does nobody knows before: of a custom workflow it is what it may use, or the calls of a run.
+    """
+    if component.HasField("custom_workflow"):
+        return _draw_code(component, states)
     lines = ["flowchart TD"]
     if component.HasField("graph_workflow"):
         spec = component.graph_workflow
@@ -29,11 +34,37 @@ def draw(component: "component_pb2.Component", states: Mapping[str, str] | None 
         edges = [f"  {_id(one)} --> {_id(other)}" for one, other in pairwise(steps)]
     lines += [f"  {_id(step)}{_shape(step)}" for step in steps]
     lines += edges
-    for state, colour in _COLOURS.items():
-        names = [_id(step) for step in steps if (states or {}).get(step.name) == state]
-        if names:
-            lines += [f"  classDef {state} {colour}", f"  class {','.join(names)} {state}"]
+    known = states or {}
+    lines += _coloured({_id(step): known[step.name] for step in steps if step.name in known})
     return "\n".join(lines) + "\n"
+
+
+def _draw_code(component: "component_pb2.Component", states: Mapping[str, str] | None) -> str:
+    spec = component.custom_workflow
+    program = spec.entry_point or spec.command
+    lines = ["flowchart TD", f'  code[["{_text(component.name)}<br/>{_text(program)}"]]']
+    if states is None:
+        uses = [f"agent {name}" for name in spec.agents]
+        for kind in ("linear", "graph", "custom"):
+            uses += [f"{kind} workflow {name}" for name in getattr(spec, f"{kind}_workflows")]
+        uses += [f"tools of {name}" for name in spec.mcp_servers]
+        lines += [f'  code --> use_{number}["{_text(use)}"]' for number, use in enumerate(uses, 1)]
+        return "\n".join(lines) + "\n"
+    ids = {key: f"call_{number}" for number, key in enumerate(states, 1)}
+    before = "code"
+    for key, name in ids.items():
+        lines.append(f'  {before} --> {name}["{_text(key)}"]')
+        before = name
+    lines += _coloured({ids[key]: state for key, state in states.items()})
+    return "\n".join(lines) + "\n"
+
+
+def _coloured(states: Mapping[str, str]) -> Iterator[str]:
+    for state, colour in _COLOURS.items():
+        names = [name for name, each in states.items() if each == state]
+        if names:
+            yield f"  classDef {state} {colour}"
+            yield f"  class {','.join(names)} {state}"
 
 
 def _id(step: "workflow_pb2.WorkflowStep | str") -> str:

@@ -7,6 +7,8 @@ from typing import Protocol
 from retinue.engine.v1 import event_pb2, run_pb2
 from retinue_engine.agent.conversation import Asked, Conversation
 from retinue_engine.agent.spent import Spent
+from retinue_engine.custom.definition import CustomDefinition
+from retinue_engine.custom.progress import CustomProgress
 from retinue_engine.definition import AgentDefinition
 from retinue_engine.workflow.definition import WorkflowDefinition
 from retinue_engine.workflow.progress import Progress
@@ -164,12 +166,19 @@ class Tree:
             yield from self.at_work(child.run_id)
             yield child
 
+    def _standings(self) -> list[Standing]:
+        return [self.root, *(each.state for each in self._children.values() if each.result is None)]
+
+    def dues_us(self) -> list[int]:
+        """When calls of custom workflows that wait go on by themselves."""
+        states = (state for state in self._standings() if isinstance(state, CustomProgress) and state.waiting)
+        return [due_us for state in states for due_us in state.dues_us()]
+
     def pending(self) -> list[Asked]:
         """The requests for input that have no answer."""
-        states = [self.root, *(each.state for each in self._children.values() if each.result is None)]
         return [
             asked
-            for state in states
+            for state in self._standings()
             for asked in state.requests()
             if asked.answer is None and asked.request.call_id in state.unanswered
         ]
@@ -177,6 +186,8 @@ class Tree:
 
 def new_state(definition: Definition, message: str, spent: Spent | None = None) -> Standing:
     """Where a run stands that has just begun, without a session's history."""
+    if isinstance(definition, CustomDefinition):
+        return CustomProgress(message, spent)
     if isinstance(definition, WorkflowDefinition):
         return Progress(message, spent, definition.state_json)
     return Conversation(definition.system_prompt, (), message, spent)

@@ -16,6 +16,7 @@ from retinue_engine.stores.store import Effects, RunRow, Totals
 from retinue_engine.story.effects import effects_of
 from retinue_engine.story.journal import Journal
 from retinue_engine.tools import Toolbox
+from retinue_engine.workers.link import OpenWorker
 from retinue_engine.workflow.definition import WorkflowDefinition
 from retinue_engine.workflow.progress import Progress
 from retinue_kit.allowed import Allowed
@@ -31,7 +32,11 @@ class Means:
     max_depth: int
     """How deep agents may call agents."""
     allowed: Allowed
-    """What llms that came by API may use."""
+    """What components that came by API may use."""
+    open_worker: OpenWorker
+    """Starts a process for the code of a custom workflow."""
+    worker_connect_s: float
+    """How long such a process may take until it connects."""
 
 
 class Arrivals:
@@ -40,6 +45,7 @@ class Arrivals:
     def __init__(self) -> None:
         self.count = 0
         self._waiting: set[asyncio.Future[None]] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
 
     def tell(self) -> None:
         """An answer has come."""
@@ -48,6 +54,16 @@ class Arrivals:
             if not future.done():
                 future.set_result(None)
         self._waiting.clear()
+
+    def tell_later(self, delay_s: float) -> None:
+        """Tell it then, if the run is still at work: something that waits for a time goes on."""
+        self._timers.add(asyncio.get_running_loop().call_later(delay_s, self.tell))
+
+    def close(self) -> None:
+        """Tell nothing any more."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
 
     def next(self) -> "asyncio.Future[None]":
         """Done once the next answer has come."""

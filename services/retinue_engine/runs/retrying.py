@@ -9,6 +9,8 @@ from retinue.errors import RunNotFoundError, RunStateInvalidError
 from retinue_engine.agent.conversation import Conversation
 from retinue_engine.agent.tree import Standing
 from retinue_engine.agent.work import Work
+from retinue_engine.custom.progress import CustomProgress
+from retinue_engine.custom.restoring import restore_calls
 from retinue_engine.runs.takeover import read_events
 from retinue_engine.stores.store import FINAL_STATES, RunRow, Store
 from retinue_engine.story.history import replay
@@ -53,6 +55,9 @@ async def restore(store: Store, work: Work) -> None:
     if not row.origin_run_id or root.restored_whole:
         return
     origin = await _origin(store, row)
+    if isinstance(root, CustomProgress):
+        restore_calls(work, root, origin)
+        return
     if isinstance(root, Progress):
         restore_steps(work, origin)
         return

@@ -11,6 +11,8 @@ from retinue_engine.agent.loop import AgentLoop
 from retinue_engine.agent.toolset import RunTool
 from retinue_engine.agent.tree import Child, Definition, Standing
 from retinue_engine.agent.work import AgentRun, AnyRun, Work, WorkflowRun
+from retinue_engine.custom.loop import CustomLoop
+from retinue_engine.custom.progress import CustomProgress
 from retinue_engine.definition import AgentDefinition
 from retinue_engine.outcome import failed, succeeded
 from retinue_engine.workflow.definition import WorkflowDefinition
@@ -18,7 +20,7 @@ from retinue_engine.workflow.graph import GraphLoop
 from retinue_engine.workflow.linear import LinearLoop
 from retinue_engine.workflow.progress import Progress
 
-Loop = AgentLoop | LinearLoop | GraphLoop
+Loop = AgentLoop | LinearLoop | GraphLoop | CustomLoop
 
 
 def root_loop(work: Work, definition: Definition) -> Loop:
@@ -37,6 +39,8 @@ def _loop(
 ) -> Loop:
     if isinstance(definition, WorkflowDefinition) and isinstance(state, Progress):
         run = WorkflowRun(work, run_id, path, depth, definition, state, above)
+        if isinstance(state, CustomProgress):
+            return CustomLoop(run, work_on_child)
         return LinearLoop(run, work_on_child) if definition.edges is None else GraphLoop(run, work_on_child)
     if isinstance(definition, AgentDefinition) and isinstance(state, Conversation):
         return AgentLoop(AgentRun(work, run_id, path, depth, definition, state, above), call_run)

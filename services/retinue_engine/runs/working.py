@@ -152,17 +152,20 @@ class Worker:
             # It is taken up already: these words shall not wake it when it waits again.
             await _patiently(row, active.hear)
         await _patiently(row, active.receive)
-        async with time_limit(definition.timeout_s, row.create_us):
-            while True:
-                seen = work.arrivals.count
-                loop = root_loop(work, definition)
-                if await loop.run():
-                    result = succeeded()
-                    result.structured_json = loop.structured_json
-                    return result
-                waits = bool(work.tree.pending()) and work.arrivals.count == seen
-                if work.paused() or waits:
-                    break
+        try:
+            async with time_limit(definition.timeout_s, row.create_us):
+                while True:
+                    seen = work.arrivals.count
+                    loop = root_loop(work, definition)
+                    if await loop.run():
+                        result = succeeded()
+                        result.structured_json = loop.structured_json
+                        return result
+                    waits = bool(work.tree.pending() or work.tree.dues_us())
+                    if work.paused() or (waits and work.arrivals.count == seen):
+                        break
+        finally:
+            work.arrivals.close()
         await self._suspend(active, work)
         return None
 

@@ -11,6 +11,7 @@ from retinue.engine.v1 import event_pb2, run_pb2
 from retinue.engine.v1.service_pb2 import RunRequest
 from retinue_engine.agent.tree import Tree
 from retinue_engine.convert_memory import memory_from_proto
+from retinue_engine.custom.definition import CustomDefinition
 from retinue_engine.stores.store import (
     RUN_STATE_RUNNING,
     Effects,
@@ -118,7 +119,8 @@ def _suspended(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
     # A paused run goes on for a person alone.
     if suspended.state == run_pb2.RUN_STATE_WAITING:
         expiries = [asked.request.expire_time.ToMicroseconds() for asked in tree.pending()]
-        attention_us = min([*expiries, *_deadlines(root, tree, event.time.ToMicroseconds())], default=None)
+        deadlines = _deadlines(root, tree, event.time.ToMicroseconds())
+        attention_us = min([*expiries, *tree.dues_us(), *deadlines], default=None)
     input_ids = tuple(suspended.input_ids)
     return Effects(suspension=Suspension(root.run_id, suspended.state, attention_us, input_ids))
 
@@ -133,7 +135,9 @@ def _deadlines(root: RunRow, tree: Tree, now_us: int) -> Iterator[int]:
         if timeout_s is not None:
             yield create_us + math.ceil(timeout_s * 1_000_000)
     for state, definition in states:
-        if isinstance(state, Progress) and isinstance(definition, WorkflowDefinition):
+        # The steps of code have their time in its process.
+        is_code = isinstance(definition, CustomDefinition)
+        if isinstance(state, Progress) and isinstance(definition, WorkflowDefinition) and not is_code:
             yield from deadlines(definition, state, now_us)
 
 

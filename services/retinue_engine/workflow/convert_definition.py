@@ -9,6 +9,7 @@ from retinue.engine.v1 import run_pb2
 from retinue.registry.v1 import component_pb2, workflow_pb2
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.convert_definition import budget_of, seconds_of, server_of
+from retinue_engine.custom.convert_definition import custom_definition
 from retinue_engine.definition import INPUT_TIMEOUT_S
 from retinue_engine.workflow.definition import (
     ATTEMPTS,
@@ -89,6 +90,8 @@ def workflow_definition(
     known = {(each.kind, each.name): each for each in (resolved.component, *resolved.dependencies)}
     if component.HasField("graph_workflow"):
         return _graph(component, known, options)
+    if component.HasField("custom_workflow"):
+        return custom_definition(component, known, options)
     spec = component.linear_workflow
     return WorkflowDefinition(
         name=component.name,

@@ -127,6 +127,9 @@ class AgentSpec(Spec):
     graph_workflows: Annotated[list[Name], AfterValidator(once_each), RefersTo("graph_workflow")] | None = (
         optional(["research"])
     )
+    custom_workflows: Annotated[list[Name], AfterValidator(once_each), RefersTo("custom_workflow")] | None = (
+        optional(["nightly"])
+    )
 
     @classmethod
     def across(cls, given: Mapping[str, Any]) -> Iterator[Broken]:

@@ -29,9 +29,9 @@ from retinue_registry.nearest import did_you_mean
 
 Place = tuple[str | int, ...]
 
-RUNS = ("agent", "linear_workflow", "graph_workflow", "tool", "run")
+RUNS = ("agent", "linear_workflow", "graph_workflow", "custom_workflow", "tool", "run")
 """What a step, a branch, a round and a fallback can run; `run` is any of them by its name."""
-ASKED = ("agent", "linear_workflow", "graph_workflow", "run")
+ASKED = ("agent", "linear_workflow", "graph_workflow", "custom_workflow", "run")
 """Those that have an input."""
 TARGETS = (
     *RUNS,
@@ -97,6 +97,7 @@ RunName = Annotated[str, AfterValidator(_run_name)]
 Agent = Annotated[Name, RefersTo("agent")]
 Linear = Annotated[Name, RefersTo("linear_workflow")]
 Graph = Annotated[Name, RefersTo("graph_workflow")]
+Custom = Annotated[Name, RefersTo("custom_workflow")]
 
 
 StateChanges = Annotated[dict[StepName, Expression], Field(min_length=1, max_length=100)]
@@ -160,6 +161,7 @@ class StepFallback(Part):
     graph_workflow: Graph | None = optional("research")
     run: RunName | None = optional("writer")
     arguments: JsonMapping | None = optional({"timezone": "{{ input }}"})
+    custom_workflow: Custom | None = optional("nightly")
 
 
 class EachTarget(Part):
@@ -179,6 +181,7 @@ class EachTarget(Part):
     run: RunName | None = optional("searcher")
     branch_timeout: Duration | None = optional("30s")
     arguments: JsonMapping | None = optional({"timezone": "{{ item }}"})
+    custom_workflow: Custom | None = optional("nightly")
 
 
 class LoopTarget(Part):
@@ -193,6 +196,7 @@ class LoopTarget(Part):
     graph_workflow: Graph | None = optional("research")
     run: RunName | None = optional("writer")
     arguments: JsonMapping | None = optional({"timezone": "{{ loop.last }}"})
+    custom_workflow: Custom | None = optional("nightly")
 
 
 class FailoverTarget(Part):
@@ -269,6 +273,7 @@ class WorkflowStep(Part):
     memory_read: MemoryReadTarget | None = optional({"query": "{{ input }}"})
     arguments: JsonMapping | None = optional({"timezone": "{{ input }}"})
     set: StateChanges | None = optional({"draft": "result.text"})
+    custom_workflow: Custom | None = optional("nightly")
 
 
 def broken_step(place: Place, step: Mapping[str, Any], known: Collection[str]) -> Iterator[Broken]:

@@ -1,12 +1,14 @@
 """A run's events as people and programs read them."""
 
 import json
+from typing import Any
 
 import pytest
 
 from retinue.engine.v1 import event_pb2, input_pb2, run_pb2
 from retinue_cli import results
 from retinue_cli.events import RunPrinter
+from retinue_cli.events_calls import CallLines
 from retinue_cli.events_steps import StepLines
 from retinue_cli.output import Output
 
@@ -330,7 +332,43 @@ def test_every_kind_of_event_has_its_words_or_is_known_to_need_none() -> None:
     kinds = {field.name for field in event_pb2.RunEvent.DESCRIPTOR.oneofs_by_name["event"].fields}
     own = {name.removeprefix("_show_") for name in vars(RunPrinter) if name.startswith("_show_")}
     steps = {name for name in vars(StepLines) if not name.startswith("_")}
-    assert kinds == (own - {"end", "structured"}) | steps
+    calls = {name for name in vars(CallLines) if not name.startswith("_")}
+    assert kinds == (own - {"end", "structured"}) | steps | calls
+
+
+def test_what_code_does_and_writes_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def event(**what: Any) -> event_pb2.RunEvent:
+        return event_pb2.RunEvent(**what)
+
+    failed = event_pb2.CallFailed(key="b")
+    failed.error.message = "out of order"
+    story = stories.numbered(
+        event(worker_started=event_pb2.WorkerStarted(number=2)),
+        event(call_started=event_pb2.CallStarted(key="a")),
+        event(call_completed=event_pb2.CallCompleted(key="a", output_json='"gold"')),
+        event(call_failed=failed),
+        event(worker_output=event_pb2.WorkerOutput(stream=1, text="one\ntwo\x1b[31m\n")),
+        event(worker_output=event_pb2.WorkerOutput(stream=2, text="oh")),
+        event(custom_event=event_pb2.CustomEvent(name="found", data_json="[1]")),
+        event(state_changed=event_pb2.StateChanged(name="n", value_json="2")),
+        event(worker_ended=event_pb2.WorkerEnded(outcome=3, dropped_bytes=7)),
+    )
+    lines = [line.rstrip() for line in shown(capsys, story).splitlines()]
+    assert lines == [
+        "(the code runs again, the 2. time)",
+        "▸ a",
+        "◂ a 0 ms",
+        "  gold",
+        "✗ b 0 ms",
+        "  out of order",
+        "| one",
+        "| two",
+        "! oh",
+        "• found [1]",
+        "(n = 2)",
+        "(7 bytes that it wrote are not kept)",
+        "(its process ends until the run goes on)",
+    ]
 
 
 def test_text_of_models_and_tools_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

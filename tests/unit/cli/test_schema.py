@@ -78,6 +78,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "agent": {"llm": "a"},
     "linear_workflow": {"steps": [{"name": "a", "agent": "b"}]},
     "graph_workflow": {"nodes": [{"name": "a", "agent": "b"}]},
+    "custom_workflow": {},
 }
 """What each kind cannot be without."""
 

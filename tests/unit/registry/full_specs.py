@@ -84,6 +84,7 @@ FULL: dict[str, dict[str, Any]] = {
         "excluded_tools": [{"server": "mail", "tool": "delete_*"}],
         "linear_workflows": ["reporting"],
         "graph_workflows": ["research"],
+        "custom_workflows": ["nightly"],
     },
     "linear_workflow": {
         "description": "Reports.",
@@ -216,6 +217,21 @@ FULL: dict[str, dict[str, Any]] = {
         "state": {"found": []},
         "on_conflict": "merge",
     },
+    "custom_workflow": {
+        "description": "Reports by night.",
+        "entry_point": "reports.nightly:Nightly",
+        "folder": "/code",
+        "env": {"TOKEN": "${env:TOKEN}", "MODE": "short"},
+        "agents": ["writer"],
+        "linear_workflows": ["reporting"],
+        "graph_workflows": ["research"],
+        "custom_workflows": ["hourly"],
+        "mcp_servers": ["time"],
+        "input_schema": {"type": "object"},
+        "timeout": "60s",
+        "budget": {"max_turns": 9},
+        "session_budget": {"max_turns": 9},
+    },
 }
 """A spec of each kind with every field set, as it is after validation."""
 _TLS = {"ca_file": "/tls/ca.pem", "cert_file": "/tls/me.pem", "key_file": "/tls/me.key"}
@@ -278,4 +294,6 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "agent": {"llm": "fast"},
     "linear_workflow": {"steps": [{"name": "a", "agent": "b"}]},
     "graph_workflow": {"nodes": [{"name": "a", "agent": "b"}]},
+    "custom_workflow": {"entry_point": "m:C"},
 }
+CUSTOM_COMMAND = {"command": "/code/worker", "args": ["--fast"]}

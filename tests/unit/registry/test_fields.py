@@ -26,7 +26,17 @@ from retinue_registry.models.fields import NAME, Part
 from retinue_registry.models.step import RUNS, TARGETS
 from retinue_registry.validation import LABELS, check_labels, check_spec, field_text
 
-from .full_specs import FULL, HTTP, HTTP_LOGIN, HTTP_OAUTH, MINIMAL, SSE, SSE_OAUTH, SSE_WORKLOAD
+from .full_specs import (
+    CUSTOM_COMMAND,
+    FULL,
+    HTTP,
+    HTTP_LOGIN,
+    HTTP_OAUTH,
+    MINIMAL,
+    SSE,
+    SSE_OAUTH,
+    SSE_WORKLOAD,
+)
 
 
 def _oauth(**changes: Any) -> dict[str, Any]:
@@ -100,6 +110,7 @@ def test_every_option_reaches_the_proto_and_comes_back(kind: str) -> None:
             if kind == "mcp_server"
             else [MINIMAL[kind]]
         ),
+        *([CUSTOM_COMMAND] if kind == "custom_workflow" else []),
     ):
         spec, broken = check_spec(kind, values)
         assert not broken
@@ -143,6 +154,8 @@ def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
         oauth = SSE_WORKLOAD["sse"]["oauth"] | SSE_OAUTH["sse"]["oauth"]
         http = merged(HTTP, merged(merged(HTTP_OAUTH, HTTP_LOGIN), {"streamable_http": {"oauth": oauth}}))
         whole = whole | http | merged(SSE, {"sse": {"oauth": http["streamable_http"]["oauth"]}})
+    if kind == "custom_workflow":
+        whole = whole | CUSTOM_COMMAND
     left_out = set(missing(SPECS[kind].DESCRIPTOR, whole, kind))
     # Settings of a model and budgets are written out once.
     assert left_out <= {
@@ -150,7 +163,7 @@ def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
         *(f"agent.session_budget.{name}" for name in FULL["agent"]["budget"]),
         *(
             f"{kind}.{budget}.{name}"
-            for kind in ("linear_workflow", "graph_workflow")
+            for kind in ("linear_workflow", "graph_workflow", "custom_workflow")
             for budget in ("budget", "session_budget")
             for name in FULL["agent"]["budget"]
         ),
@@ -162,21 +175,39 @@ def test_the_full_specs_of_these_tests_leave_no_field_out(kind: str) -> None:
         *(
             f"{place}.{name}"
             for place in ("graph_workflow.nodes.each", "graph_workflow.nodes.loop")
-            for name in ("linear_workflow", "graph_workflow", "tool", "run", "arguments_json")
+            for name in (
+                "linear_workflow",
+                "graph_workflow",
+                "custom_workflow",
+                "tool",
+                "run",
+                "arguments_json",
+            )
         ),
         *(
             f"graph_workflow.nodes.failover.choices.{name}"
-            for name in ("linear_workflow", "tool", "run", "arguments_json")
+            for name in ("linear_workflow", "custom_workflow", "tool", "run", "arguments_json")
         ),
         *(
             f"linear_workflow.steps.fallback.{name}"
-            for name in ("linear_workflow", "graph_workflow", "tool", "run", "arguments_json")
+            for name in (
+                "linear_workflow",
+                "graph_workflow",
+                "custom_workflow",
+                "tool",
+                "run",
+                "arguments_json",
+            )
         ),
         *(f"graph_workflow.nodes.router.routes.{name}" for name in ("when",)),
     }
 
 
 BAD: list[tuple[str, dict[str, Any], str, str]] = [
+    ("custom_workflow", {}, "entry_point", "is missing: name a class as MODULE:CLASS"),
+    ("custom_workflow", {"entry_point": "m"}, "entry_point", "names no class: write MODULE:CLASS"),
+    ("custom_workflow", {"entry_point": "m:C", "command": "x"}, "command", "takes the place of entry_point"),
+    ("custom_workflow", {"entry_point": "m:C", "args": ["x"]}, "args", "are for `command`"),
     ("llm", {}, "model", "is missing"),
     ("llm", {"model": ""}, "model", "must have at least 1 character"),
     ("llm", {"model": None}, "model", "has no value"),

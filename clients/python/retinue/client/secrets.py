@@ -19,7 +19,7 @@ class Secrets:
         self._namespace = namespace
 
     async def of_llms(self) -> list[SecretProblem]:
-        """Return the references of llms that the engine cannot or may not resolve."""
+        """Return the references of llms and custom workflows that the engine cannot or may not resolve."""
         request = engine_pb2.CheckSecretsRequest(namespace=self._namespace)
         return list((await self._engine.unary(self._diagnostics.CheckSecrets, request)).problems)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from retinue.registry.v1 import component_pb2
 
 _STATES = ("step_started", "step_skipped", "step_completed", "step_failed")
+_CALLS = ("call_started", "call_completed", "call_failed")
 
 
 @calling
@@ -32,29 +33,36 @@ async def graph(
     async with call.open_client() as client:
         component, states = await (_of_run(client, run) if run else _of_name(client, name))
     kind = component.WhichOneof("spec")
-    if kind not in ("linear_workflow", "graph_workflow"):
+    if kind not in ("linear_workflow", "graph_workflow", "custom_workflow"):
         raise CommandError(f"{component.name} is no workflow: it is of the kind {kind}", status=USAGE)
     picture = draw(component, states)
     if call.output.as_json:
-        call.output.object({"mermaid": picture, "steps": states})
+        call.output.object({"mermaid": picture, "steps": states or {}})
     else:
         call.output.raw(picture)
 
 
-async def _of_name(client: "Client", name: str) -> tuple["component_pb2.Component", dict[str, str]]:
+async def _of_name(client: "Client", name: str) -> tuple["component_pb2.Component", None]:
     from retinue.registry.v1 import component_pb2
 
     resolved = await client.components.resolve(component_pb2.COMPONENT_KIND_UNSPECIFIED, name)
-    return resolved.component, {}
+    return resolved.component, None
 
 
 async def _of_run(client: "Client", run_id: str) -> tuple["component_pb2.Component", dict[str, str]]:
     run = await client.runs.get(run_id)
     target = run.target
     component = await client.components.get(target.kind, target.name, version=target.version)
-    states: dict[str, str] = {}
-    async for event in client.runs.events(run_id, event_types=_STATES):
+    steps: dict[str, str] = {}
+    calls: dict[str, str] = {}
+    async for event in client.runs.events(run_id, event_types=(*_STATES, *_CALLS)):
         if event.run_id == run_id:
             which = event.WhichOneof("event") or ""
-            states[getattr(event, which).step] = which.removeprefix("step_")
-    return component, states
+            what, _, state = which.partition("_")
+            said = getattr(event, which)
+            if what == "step":
+                steps[said.step] = state
+            else:
+                calls[said.key] = state
+    # Where code is made of steps its calls are theirs.
+    return component, steps or calls

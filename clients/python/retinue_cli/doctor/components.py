@@ -20,7 +20,7 @@ _SERVERS_AT_ONCE = 100
 
 
 async def look_at_components(client: "Client", *, engine_runs: bool, host_runs: bool) -> list[Finding]:
-    """The llms, then the MCP servers."""
+    """The llms, the custom workflows that lack a secret, then the MCP servers."""
     try:
         components = [component async for component in client.components.list()]
     except RetinueError:
@@ -30,9 +30,12 @@ async def look_at_components(client: "Client", *, engine_runs: bool, host_runs: 
     llms = [each for each in components if each.kind == component_pb2.COMPONENT_KIND_LLM]
     found = await asyncio.gather(*(_llm(each, secrets, used=each.name in used) for each in llms))
     servers = [each.name for each in components if each.kind == component_pb2.COMPONENT_KIND_MCP_SERVER]
+    flows = [each.name for each in components if each.HasField("custom_workflow")]
+    unfit = {name: missing for name in flows if (missing := secrets.of("custom_workflow", name))}
     lacking = {name: missing for name in servers if (missing := secrets.of("mcp_server", name))}
     return [
         *found,
+        *(problem("custom_workflow", name, each.found, each.todo) for name, each in unfit.items()),
         *(problem("mcp_server", name, each.found, each.todo) for name, each in lacking.items()),
         *(await _mcp_servers(client, [name for name in servers if name not in lacking]) if host_runs else []),
     ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
 _LLM, _MCP_SERVER = component_pb2.COMPONENT_KIND_LLM, component_pb2.COMPONENT_KIND_MCP_SERVER
-_SERVICES = {"llm": "engine", "mcp_server": "MCP host"}
+_SERVICES = {"llm": "engine", "custom_workflow": "engine", "mcp_server": "MCP host"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,10 @@ async def look_for_secrets(
             problems = await ask()
         except RetinueError:
             continue  # an older service; its own finding says where it fails
-        result.asked.add(kind)
+        result.asked.update(each for each, service in _SERVICES.items() if service == _SERVICES[kind])
         for each in problems:
-            result.missing.setdefault((kind, each.name), []).append(_told(each, _SERVICES[kind]))
+            told = _told(each, _SERVICES.get(each.kind, _SERVICES[kind]))
+            result.missing.setdefault((each.kind, each.name), []).append(told)
     for component in components:
         kind, fields = _secret_fields(component)
         if kind and kind not in result.asked:
@@ -102,6 +103,9 @@ def _secret_fields(component: component_pb2.Component) -> tuple[str, Mapping[str
         return "llm", {"api_key": llm.api_key} | {
             f"headers.{name}": text for name, text in llm.headers.items()
         }
+    if component.HasField("custom_workflow"):
+        env = component.custom_workflow.env
+        return "custom_workflow", {f"env.{name}": text for name, text in env.items()}
     if component.kind != _MCP_SERVER:
         return "", {}
     server = component.mcp_server

@@ -74,7 +74,7 @@ class Case(_Part):
     name: Annotated[StrictStr, Field(min_length=1)]
     run: Annotated[StrictStr, Field(min_length=1)]
     """The agent or workflow."""
-    kind: Literal["agent", "linear_workflow", "graph_workflow"] | None = None
+    kind: Literal["agent", "linear_workflow", "graph_workflow", "custom_workflow"] | None = None
     input: Any
     """A text, or what is sent as JSON."""
     answers: list[Any] = Field(default_factory=list)

@@ -264,6 +264,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ABORTED. A login came to nothing: the person, or the authorization server,
     said no. {"server": "crm", "error": "access_denied"}
     """
+    ERROR_REASON_NON_DETERMINISTIC: _ErrorReason.ValueType  # 100
+    """ABORTED. The code of a custom workflow asks for something else under the key
+    of a call that it has made before. {"key": "agent:writer#1"}
+    """
+    ERROR_REASON_WORKFLOW_CODE_FAILED: _ErrorReason.ValueType  # 101
+    """ABORTED. The code of a custom workflow raised an error.
+    {"type": "KeyError", "traceback": "File ..."}
+    """
+    ERROR_REASON_WORKFLOW_CODE_NOT_LOADED: _ErrorReason.ValueType  # 102
+    """FAILED_PRECONDITION. The code of a custom workflow cannot be loaded.
+    {"entry_point": "reports.nightly:Report", "type": "ModuleNotFoundError"}
+    """
+    ERROR_REASON_WORKER_EXITED: _ErrorReason.ValueType  # 103
+    """ABORTED. The process of a custom workflow ended before its code did.
+    {"workflow": "nightly", "ending": "was ended by SIGKILL"}
+    """
+    ERROR_REASON_WORKER_NOT_CONNECTED: _ErrorReason.ValueType  # 104
+    """ABORTED. The process of a custom workflow did not connect in time, or cannot
+    be started. {"workflow": "nightly", "timeout_s": "30"}
+    """
+    ERROR_REASON_WORKER_PROTOCOL_BROKEN: _ErrorReason.ValueType  # 105
+    """ABORTED. A worker sent what the protocol does not allow.
+    {"workflow": "nightly"}
+    """
+    ERROR_REASON_WORKFLOW_CALL_CANCELLED: _ErrorReason.ValueType  # 106
+    """ABORTED. The code of a custom workflow gave the call up. {"key": "agent:writer#1"}"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call or a run failed. It is the `reason` of the google.rpc.ErrorInfo in
@@ -515,4 +541,30 @@ ERROR_REASON_MCP_LOGIN_FAILED: ErrorReason.ValueType  # 122
 """ABORTED. A login came to nothing: the person, or the authorization server,
 said no. {"server": "crm", "error": "access_denied"}
 """
+ERROR_REASON_NON_DETERMINISTIC: ErrorReason.ValueType  # 100
+"""ABORTED. The code of a custom workflow asks for something else under the key
+of a call that it has made before. {"key": "agent:writer#1"}
+"""
+ERROR_REASON_WORKFLOW_CODE_FAILED: ErrorReason.ValueType  # 101
+"""ABORTED. The code of a custom workflow raised an error.
+{"type": "KeyError", "traceback": "File ..."}
+"""
+ERROR_REASON_WORKFLOW_CODE_NOT_LOADED: ErrorReason.ValueType  # 102
+"""FAILED_PRECONDITION. The code of a custom workflow cannot be loaded.
+{"entry_point": "reports.nightly:Report", "type": "ModuleNotFoundError"}
+"""
+ERROR_REASON_WORKER_EXITED: ErrorReason.ValueType  # 103
+"""ABORTED. The process of a custom workflow ended before its code did.
+{"workflow": "nightly", "ending": "was ended by SIGKILL"}
+"""
+ERROR_REASON_WORKER_NOT_CONNECTED: ErrorReason.ValueType  # 104
+"""ABORTED. The process of a custom workflow did not connect in time, or cannot
+be started. {"workflow": "nightly", "timeout_s": "30"}
+"""
+ERROR_REASON_WORKER_PROTOCOL_BROKEN: ErrorReason.ValueType  # 105
+"""ABORTED. A worker sent what the protocol does not allow.
+{"workflow": "nightly"}
+"""
+ERROR_REASON_WORKFLOW_CALL_CANCELLED: ErrorReason.ValueType  # 106
+"""ABORTED. The code of a custom workflow gave the call up. {"key": "agent:writer#1"}"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

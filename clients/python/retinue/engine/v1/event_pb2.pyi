@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from retinue.common.v1 import usage_pb2 as _usage_pb2
 from retinue.engine.v1 import attachment_pb2 as _attachment_pb2
+from retinue.engine.v1 import call_pb2 as _call_pb2
 from retinue.engine.v1 import input_pb2 as _input_pb2
 from retinue.engine.v1 import memory_pb2 as _memory_pb2
 from retinue.engine.v1 import run_pb2 as _run_pb2
@@ -84,6 +85,66 @@ TOOL_CALL_OUTCOME_DENIED: ToolCallOutcome.ValueType  # 4
 """A person denied it, or did not answer in time."""
 Global___ToolCallOutcome: _TypeAlias = ToolCallOutcome  # noqa: Y015
 
+class _OutputStream:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutputStreamEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutputStream.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTPUT_STREAM_UNSPECIFIED: _OutputStream.ValueType  # 0
+    """Never sent."""
+    OUTPUT_STREAM_STDOUT: _OutputStream.ValueType  # 1
+    """Standard output."""
+    OUTPUT_STREAM_STDERR: _OutputStream.ValueType  # 2
+    """Standard error; Python's logs go there."""
+
+class OutputStream(_OutputStream, metaclass=_OutputStreamEnumTypeWrapper):
+    """Where a worker wrote."""
+
+OUTPUT_STREAM_UNSPECIFIED: OutputStream.ValueType  # 0
+"""Never sent."""
+OUTPUT_STREAM_STDOUT: OutputStream.ValueType  # 1
+"""Standard output."""
+OUTPUT_STREAM_STDERR: OutputStream.ValueType  # 2
+"""Standard error; Python's logs go there."""
+Global___OutputStream: _TypeAlias = OutputStream  # noqa: Y015
+
+class _WorkerOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkerOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKER_OUTCOME_UNSPECIFIED: _WorkerOutcome.ValueType  # 0
+    """Never sent."""
+    WORKER_OUTCOME_DONE: _WorkerOutcome.ValueType  # 1
+    """Its code came to its end."""
+    WORKER_OUTCOME_FAILED: _WorkerOutcome.ValueType  # 2
+    """Its code failed, or its run did."""
+    WORKER_OUTCOME_WAITING: _WorkerOutcome.ValueType  # 3
+    """All that it can go on with waits for somebody outside; another worker takes
+    its place then.
+    """
+    WORKER_OUTCOME_PAUSED: _WorkerOutcome.ValueType  # 4
+    """Its run is paused; another worker takes its place then."""
+
+class WorkerOutcome(_WorkerOutcome, metaclass=_WorkerOutcomeEnumTypeWrapper):
+    """How the process of a custom workflow ended."""
+
+WORKER_OUTCOME_UNSPECIFIED: WorkerOutcome.ValueType  # 0
+"""Never sent."""
+WORKER_OUTCOME_DONE: WorkerOutcome.ValueType  # 1
+"""Its code came to its end."""
+WORKER_OUTCOME_FAILED: WorkerOutcome.ValueType  # 2
+"""Its code failed, or its run did."""
+WORKER_OUTCOME_WAITING: WorkerOutcome.ValueType  # 3
+"""All that it can go on with waits for somebody outside; another worker takes
+its place then.
+"""
+WORKER_OUTCOME_PAUSED: WorkerOutcome.ValueType  # 4
+"""Its run is paused; another worker takes its place then."""
+Global___WorkerOutcome: _TypeAlias = WorkerOutcome  # noqa: Y015
+
 @_typing.final
 class RunEvent(_message.Message):
     """One thing that happened in a run. The events of a run are its journal: they
@@ -129,6 +190,14 @@ class RunEvent(_message.Message):
     BRANCH_JOINED_FIELD_NUMBER: _builtins.int
     BRANCH_ABANDONED_FIELD_NUMBER: _builtins.int
     MEMORY_WRITTEN_FIELD_NUMBER: _builtins.int
+    WORKER_STARTED_FIELD_NUMBER: _builtins.int
+    WORKER_OUTPUT_FIELD_NUMBER: _builtins.int
+    WORKER_ENDED_FIELD_NUMBER: _builtins.int
+    CALL_STARTED_FIELD_NUMBER: _builtins.int
+    CALL_COMPLETED_FIELD_NUMBER: _builtins.int
+    CALL_FAILED_FIELD_NUMBER: _builtins.int
+    CUSTOM_EVENT_FIELD_NUMBER: _builtins.int
+    STATE_CHANGED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run that it belongs to; in a child run, the child."""
     sequence: _builtins.int
@@ -271,6 +340,38 @@ class RunEvent(_message.Message):
     def memory_written(self) -> Global___MemoryWritten:
         """A text was kept."""
 
+    @_builtins.property
+    def worker_started(self) -> Global___WorkerStarted:
+        """A process begins to run the code of a custom workflow."""
+
+    @_builtins.property
+    def worker_output(self) -> Global___WorkerOutput:
+        """It wrote something."""
+
+    @_builtins.property
+    def worker_ended(self) -> Global___WorkerEnded:
+        """The process is no more."""
+
+    @_builtins.property
+    def call_started(self) -> Global___CallStarted:
+        """The code of a custom workflow asks something of the engine."""
+
+    @_builtins.property
+    def call_completed(self) -> Global___CallCompleted:
+        """That is done."""
+
+    @_builtins.property
+    def call_failed(self) -> Global___CallFailed:
+        """That has failed."""
+
+    @_builtins.property
+    def custom_event(self) -> Global___CustomEvent:
+        """The code tells those who watch something."""
+
+    @_builtins.property
+    def state_changed(self) -> Global___StateChanged:
+        """The code has written a value of the run's state."""
+
     def __init__(
         self,
         *,
@@ -310,12 +411,20 @@ class RunEvent(_message.Message):
         branch_joined: Global___BranchJoined | None = ...,
         branch_abandoned: Global___BranchAbandoned | None = ...,
         memory_written: Global___MemoryWritten | None = ...,
+        worker_started: Global___WorkerStarted | None = ...,
+        worker_output: Global___WorkerOutput | None = ...,
+        worker_ended: Global___WorkerEnded | None = ...,
+        call_started: Global___CallStarted | None = ...,
+        call_completed: Global___CallCompleted | None = ...,
+        call_failed: Global___CallFailed | None = ...,
+        custom_event: Global___CustomEvent | None = ...,
+        state_changed: Global___StateChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["branch_abandoned", b"branch_abandoned", "branch_joined", b"branch_joined", "branch_opened", b"branch_opened", "child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "memory_written", b"memory_written", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "stall_noticed", b"stall_noticed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch_abandoned", b"branch_abandoned", "branch_joined", b"branch_joined", "branch_opened", b"branch_opened", "call_completed", b"call_completed", "call_failed", b"call_failed", "call_started", b"call_started", "child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "custom_event", b"custom_event", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "memory_written", b"memory_written", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "stall_noticed", b"stall_noticed", "state_changed", b"state_changed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started", "worker_ended", b"worker_ended", "worker_output", b"worker_output", "worker_started", b"worker_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_abandoned", b"branch_abandoned", "branch_joined", b"branch_joined", "branch_opened", b"branch_opened", "child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "memory_written", b"memory_written", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "path", b"path", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "sequence", b"sequence", "stall_noticed", b"stall_noticed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_abandoned", b"branch_abandoned", "branch_joined", b"branch_joined", "branch_opened", b"branch_opened", "call_completed", b"call_completed", "call_failed", b"call_failed", "call_started", b"call_started", "child_run_finished", b"child_run_finished", "child_run_started", b"child_run_started", "context_trimmed", b"context_trimmed", "conversation_restored", b"conversation_restored", "custom_event", b"custom_event", "event", b"event", "input_received", b"input_received", "input_requested", b"input_requested", "loop_round", b"loop_round", "memory_written", b"memory_written", "message_completed", b"message_completed", "message_discarded", b"message_discarded", "output_rejected", b"output_rejected", "path", b"path", "reasoning_delta", b"reasoning_delta", "route_taken", b"route_taken", "run_claimed", b"run_claimed", "run_finished", b"run_finished", "run_id", b"run_id", "run_started", b"run_started", "run_suspended", b"run_suspended", "sampling_completed", b"sampling_completed", "sequence", b"sequence", "stall_noticed", b"stall_noticed", "state_changed", b"state_changed", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_retrying", b"step_retrying", "step_skipped", b"step_skipped", "step_started", b"step_started", "text_delta", b"text_delta", "time", b"time", "tool_call_completed", b"tool_call_completed", "tool_call_progress", b"tool_call_progress", "tool_call_started", b"tool_call_started", "turn_started", b"turn_started", "worker_ended", b"worker_ended", "worker_output", b"worker_output", "worker_started", b"worker_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "run_suspended", "child_run_started", "child_run_finished", "conversation_restored", "turn_started", "text_delta", "message_completed", "message_discarded", "reasoning_delta", "context_trimmed", "stall_noticed", "output_rejected", "tool_call_started", "tool_call_progress", "tool_call_completed", "sampling_completed", "input_requested", "input_received", "step_started", "step_skipped", "step_retrying", "step_completed", "step_failed", "route_taken", "loop_round", "branch_opened", "branch_joined", "branch_abandoned", "memory_written"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_started", "run_claimed", "run_finished", "run_suspended", "child_run_started", "child_run_finished", "conversation_restored", "turn_started", "text_delta", "message_completed", "message_discarded", "reasoning_delta", "context_trimmed", "stall_noticed", "output_rejected", "tool_call_started", "tool_call_progress", "tool_call_completed", "sampling_completed", "input_requested", "input_received", "step_started", "step_skipped", "step_retrying", "step_completed", "step_failed", "route_taken", "loop_round", "branch_opened", "branch_joined", "branch_abandoned", "memory_written", "worker_started", "worker_output", "worker_ended", "call_started", "call_completed", "call_failed", "custom_event", "state_changed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1482,3 +1591,274 @@ class MemoryWritten(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MemoryWritten: _TypeAlias = MemoryWritten  # noqa: Y015
+
+@_typing.final
+class WorkerStarted(_message.Message):
+    """A process begins to run the code of a custom workflow, from its beginning.
+    Calls that have ended are answered from the journal, so that they are not made
+    again.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Counted from 1 in the run."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerStarted: _TypeAlias = WorkerStarted  # noqa: Y015
+
+@_typing.final
+class WorkerOutput(_message.Message):
+    """A worker wrote something. Of what one worker writes, 256 KiB are kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    stream: Global___OutputStream.ValueType
+    """Where."""
+    text: _builtins.str
+    """What."""
+    def __init__(
+        self,
+        *,
+        stream: Global___OutputStream.ValueType = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stream", b"stream", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerOutput: _TypeAlias = WorkerOutput  # noqa: Y015
+
+@_typing.final
+class WorkerEnded(_message.Message):
+    """The process of a custom workflow is no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DROPPED_BYTES_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Which one, as in WorkerStarted."""
+    outcome: Global___WorkerOutcome.ValueType
+    """How."""
+    dropped_bytes: _builtins.int
+    """Bytes that it wrote beyond those that are kept."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        outcome: Global___WorkerOutcome.ValueType = ...,
+        dropped_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped_bytes", b"dropped_bytes", "number", b"number", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerEnded: _TypeAlias = WorkerEnded  # noqa: Y015
+
+@_typing.final
+class CallStarted(_message.Message):
+    """The code of a custom workflow asks something of the engine. What runs in the
+    call has the path `call:KEY`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The call's key, unique in the run."""
+    @_builtins.property
+    def call(self) -> _call_pb2.WorkflowCall:
+        """What is asked."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        call: _call_pb2.WorkflowCall | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallStarted: _TypeAlias = CallStarted  # noqa: Y015
+
+@_typing.final
+class CallCompleted(_message.Message):
+    """A call is done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    OUTPUT_JSON_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    RESTORED_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The call's key."""
+    output_json: _builtins.str
+    """What it gave, as JSON."""
+    restored: _builtins.bool
+    """Whether it was done by the run that this one goes on from."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """From its start to its end."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """What ran in it used."""
+
+    @_builtins.property
+    def cost(self) -> _usage_pb2.Cost:
+        """What that cost."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        output_json: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        usage: _usage_pb2.Usage | None = ...,
+        cost: _usage_pb2.Cost | None = ...,
+        restored: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "key", b"key", "output_json", b"output_json", "restored", b"restored", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallCompleted: _TypeAlias = CallCompleted  # noqa: Y015
+
+@_typing.final
+class CallFailed(_message.Message):
+    """A call has failed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The call's key."""
+    @_builtins.property
+    def error(self) -> _run_pb2.RunError:
+        """Why."""
+
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """From its start to its end."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """What ran in it used."""
+
+    @_builtins.property
+    def cost(self) -> _usage_pb2.Cost:
+        """What that cost."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        error: _run_pb2.RunError | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        usage: _usage_pb2.Usage | None = ...,
+        cost: _usage_pb2.Cost | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "error", b"error", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "duration", b"duration", "error", b"error", "key", b"key", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallFailed: _TypeAlias = CallFailed  # noqa: Y015
+
+@_typing.final
+class CustomEvent(_message.Message):
+    """The code of a custom workflow tells those who watch something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DATA_JSON_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The call's key."""
+    name: _builtins.str
+    """What kind of thing it is."""
+    data_json: _builtins.str
+    """What there is to say of it."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        name: _builtins.str = ...,
+        data_json: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_json", b"data_json", "key", b"key", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustomEvent: _TypeAlias = CustomEvent  # noqa: Y015
+
+@_typing.final
+class StateChanged(_message.Message):
+    """The code of a custom workflow has written a value of the run's state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_JSON_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The call's key."""
+    name: _builtins.str
+    """The value's name."""
+    value_json: _builtins.str
+    """The value; empty where it was removed."""
+    step: _builtins.str
+    """The step that has set it, where the code is made of steps; `key` is empty
+    then.
+    """
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        name: _builtins.str = ...,
+        value_json: _builtins.str = ...,
+        step: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "name", b"name", "step", b"step", "value_json", b"value_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateChanged: _TypeAlias = StateChanged  # noqa: Y015

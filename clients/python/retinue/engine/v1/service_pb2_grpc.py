@@ -1243,8 +1243,8 @@ class DiagnosticsServiceServicer(object):
     """
 
     def CheckSecrets(self, request, context):
-        """Returns the secret references of LLMs that do not resolve where this engine
-        runs.
+        """Returns the secret references of LLMs and custom workflows that do not
+        resolve where this engine runs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

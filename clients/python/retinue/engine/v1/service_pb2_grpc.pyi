@@ -455,8 +455,8 @@ class DiagnosticsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DiagnosticsServiceAsyncStub: ...
     CheckSecrets: _grpc.UnaryUnaryMultiCallable[_service_pb2.CheckSecretsRequest, _service_pb2.CheckSecretsResponse]
-    """Returns the secret references of LLMs that do not resolve where this engine
-    runs.
+    """Returns the secret references of LLMs and custom workflows that do not
+    resolve where this engine runs.
     """
 
 @_typing.type_check_only
@@ -465,8 +465,8 @@ class DiagnosticsServiceAsyncStub(DiagnosticsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckSecrets: _aio.UnaryUnaryMultiCallable[_service_pb2.CheckSecretsRequest, _service_pb2.CheckSecretsResponse]  # type: ignore[assignment]
-    """Returns the secret references of LLMs that do not resolve where this engine
-    runs.
+    """Returns the secret references of LLMs and custom workflows that do not
+    resolve where this engine runs.
     """
 
 class DiagnosticsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -478,8 +478,8 @@ class DiagnosticsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.CheckSecretsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.CheckSecretsResponse, _abc.Awaitable[_service_pb2.CheckSecretsResponse]]:
-        """Returns the secret references of LLMs that do not resolve where this engine
-        runs.
+        """Returns the secret references of LLMs and custom workflows that do not
+        resolve where this engine runs.
         """
 
 def add_DiagnosticsServiceServicer_to_server(servicer: DiagnosticsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -138,6 +138,7 @@ class AgentSpec(_message.Message):
     EXCLUDED_TOOLS_FIELD_NUMBER: _builtins.int
     LINEAR_WORKFLOWS_FIELD_NUMBER: _builtins.int
     GRAPH_WORKFLOWS_FIELD_NUMBER: _builtins.int
+    CUSTOM_WORKFLOWS_FIELD_NUMBER: _builtins.int
     description: _builtins.str
     """One or two sentences for people, and for models that call it as a tool."""
     llm: _builtins.str
@@ -241,6 +242,10 @@ class AgentSpec(_message.Message):
     def graph_workflows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Graph workflows that it may call as tools."""
 
+    @_builtins.property
+    def custom_workflows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Custom workflows that it may call as tools."""
+
     def __init__(
         self,
         *,
@@ -269,10 +274,11 @@ class AgentSpec(_message.Message):
         excluded_tools: _abc.Iterable[Global___ToolSelector] | None = ...,
         linear_workflows: _abc.Iterable[_builtins.str] | None = ...,
         graph_workflows: _abc.Iterable[_builtins.str] | None = ...,
+        custom_workflows: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user", "_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_stall_after", b"_stall_after", "_tool_concurrency", b"_tool_concurrency", "ask_user", b"ask_user", "budget", b"budget", "generation", b"generation", "include_history", b"include_history", "input_timeout", b"input_timeout", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "session_budget", b"session_budget", "stall_after", b"stall_after", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user", "_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_stall_after", b"_stall_after", "_tool_concurrency", b"_tool_concurrency", "agents", b"agents", "allowed_tools", b"allowed_tools", "ask_user", b"ask_user", "budget", b"budget", "description", b"description", "excluded_tools", b"excluded_tools", "fallback_llms", b"fallback_llms", "generation", b"generation", "graph_workflows", b"graph_workflows", "include_history", b"include_history", "input_timeout", b"input_timeout", "linear_workflows", b"linear_workflows", "llm", b"llm", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "mcp_servers", b"mcp_servers", "output_schema_json", b"output_schema_json", "session_budget", b"session_budget", "stall_after", b"stall_after", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency", "tool_policies", b"tool_policies", "variables", b"variables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user", "_include_history", b"_include_history", "_max_context_tokens", b"_max_context_tokens", "_max_iterations", b"_max_iterations", "_max_repairs", b"_max_repairs", "_stall_after", b"_stall_after", "_tool_concurrency", b"_tool_concurrency", "agents", b"agents", "allowed_tools", b"allowed_tools", "ask_user", b"ask_user", "budget", b"budget", "custom_workflows", b"custom_workflows", "description", b"description", "excluded_tools", b"excluded_tools", "fallback_llms", b"fallback_llms", "generation", b"generation", "graph_workflows", b"graph_workflows", "include_history", b"include_history", "input_timeout", b"input_timeout", "linear_workflows", b"linear_workflows", "llm", b"llm", "max_context_tokens", b"max_context_tokens", "max_iterations", b"max_iterations", "max_repairs", b"max_repairs", "mcp_servers", b"mcp_servers", "output_schema_json", b"output_schema_json", "session_budget", b"session_budget", "stall_after", b"stall_after", "system_prompt", b"system_prompt", "timeout", b"timeout", "tool_concurrency", b"tool_concurrency", "tool_policies", b"tool_policies", "variables", b"variables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ask_user: _TypeAlias = _typing.Literal["ask_user"]  # noqa: Y015
     _WhichOneofArgType__ask_user: _TypeAlias = _typing.Literal["_ask_user", b"_ask_user"]  # noqa: Y015

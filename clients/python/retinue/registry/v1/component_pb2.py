@@ -24,12 +24,13 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from retinue.registry.v1 import agent_pb2 as retinue_dot_registry_dot_v1_dot_agent__pb2
+from retinue.registry.v1 import custom_workflow_pb2 as retinue_dot_registry_dot_v1_dot_custom__workflow__pb2
 from retinue.registry.v1 import llm_pb2 as retinue_dot_registry_dot_v1_dot_llm__pb2
 from retinue.registry.v1 import mcp_server_pb2 as retinue_dot_registry_dot_v1_dot_mcp__server__pb2
 from retinue.registry.v1 import workflow_pb2 as retinue_dot_registry_dot_v1_dot_workflow__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#retinue/registry/v1/component.proto\x12\x13retinue.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fretinue/registry/v1/agent.proto\x1a\x1dretinue/registry/v1/llm.proto\x1a$retinue/registry/v1/mcp_server.proto\x1a\"retinue/registry/v1/workflow.proto\"_\n\x0c\x43omponentRef\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".retinue.registry.v1.ComponentKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"{\n\x0f\x43omponentSource\x12/\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x1f.retinue.registry.v1.FileSourceH\x00\x12-\n\x03\x61pi\x18\x02 \x01(\x0b\x32\x1e.retinue.registry.v1.ApiSourceH\x00\x42\x08\n\x06origin\"m\n\nFileSource\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\x05\x12-\n\x05layer\x18\x03 \x01(\x0e\x32\x1e.retinue.registry.v1.FileLayer\x12\x14\n\x0c\x64istribution\x18\x04 \x01(\t\"\x0b\n\tApiSource\"\xb8\x05\n\tComponent\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".retinue.registry.v1.ComponentKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12:\n\x06labels\x18\x04 \x03(\x0b\x32*.retinue.registry.v1.Component.LabelsEntry\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x34\n\x06source\x18\x08 \x01(\x0b\x32$.retinue.registry.v1.ComponentSource\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x03llm\x18\x14 \x01(\x0b\x32\x1c.retinue.registry.v1.LlmSpecH\x00\x12\x38\n\nmcp_server\x18\x15 \x01(\x0b\x32\".retinue.registry.v1.McpServerSpecH\x00\x12/\n\x05\x61gent\x18\x16 \x01(\x0b\x32\x1e.retinue.registry.v1.AgentSpecH\x00\x12\x42\n\x0flinear_workflow\x18\x17 \x01(\x0b\x32\'.retinue.registry.v1.LinearWorkflowSpecH\x00\x12@\n\x0egraph_workflow\x18\x18 \x01(\x0b\x32&.retinue.registry.v1.GraphWorkflowSpecH\x00\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04spec*\xc7\x01\n\rComponentKind\x12\x1e\n\x1a\x43OMPONENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMPONENT_KIND_LLM\x10\x01\x12\x1d\n\x19\x43OMPONENT_KIND_MCP_SERVER\x10\x02\x12\x18\n\x14\x43OMPONENT_KIND_AGENT\x10\x03\x12\"\n\x1e\x43OMPONENT_KIND_LINEAR_WORKFLOW\x10\x04\x12!\n\x1d\x43OMPONENT_KIND_GRAPH_WORKFLOW\x10\x05*\x86\x01\n\tFileLayer\x12\x1a\n\x16\x46ILE_LAYER_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ILE_LAYER_PROJECT\x10\x01\x12\x18\n\x14\x46ILE_LAYER_WORKSPACE\x10\x02\x12\x13\n\x0f\x46ILE_LAYER_USER\x10\x03\x12\x16\n\x12\x46ILE_LAYER_PACKAGE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#retinue/registry/v1/component.proto\x12\x13retinue.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fretinue/registry/v1/agent.proto\x1a)retinue/registry/v1/custom_workflow.proto\x1a\x1dretinue/registry/v1/llm.proto\x1a$retinue/registry/v1/mcp_server.proto\x1a\"retinue/registry/v1/workflow.proto\"_\n\x0c\x43omponentRef\x12\x30\n\x04kind\x18\x01 \x01(\x0e\x32\".retinue.registry.v1.ComponentKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\"{\n\x0f\x43omponentSource\x12/\n\x04\x66ile\x18\x01 \x01(\x0b\x32\x1f.retinue.registry.v1.FileSourceH\x00\x12-\n\x03\x61pi\x18\x02 \x01(\x0b\x32\x1e.retinue.registry.v1.ApiSourceH\x00\x42\x08\n\x06origin\"m\n\nFileSource\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04line\x18\x02 \x01(\x05\x12-\n\x05layer\x18\x03 \x01(\x0e\x32\x1e.retinue.registry.v1.FileLayer\x12\x14\n\x0c\x64istribution\x18\x04 \x01(\t\"\x0b\n\tApiSource\"\xfc\x05\n\tComponent\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".retinue.registry.v1.ComponentKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12:\n\x06labels\x18\x04 \x03(\x0b\x32*.retinue.registry.v1.Component.LabelsEntry\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x0c\n\x04\x65tag\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x34\n\x06source\x18\x08 \x01(\x0b\x32$.retinue.registry.v1.ComponentSource\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x03llm\x18\x14 \x01(\x0b\x32\x1c.retinue.registry.v1.LlmSpecH\x00\x12\x38\n\nmcp_server\x18\x15 \x01(\x0b\x32\".retinue.registry.v1.McpServerSpecH\x00\x12/\n\x05\x61gent\x18\x16 \x01(\x0b\x32\x1e.retinue.registry.v1.AgentSpecH\x00\x12\x42\n\x0flinear_workflow\x18\x17 \x01(\x0b\x32\'.retinue.registry.v1.LinearWorkflowSpecH\x00\x12@\n\x0egraph_workflow\x18\x18 \x01(\x0b\x32&.retinue.registry.v1.GraphWorkflowSpecH\x00\x12\x42\n\x0f\x63ustom_workflow\x18\x19 \x01(\x0b\x32\'.retinue.registry.v1.CustomWorkflowSpecH\x00\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04spec*\xeb\x01\n\rComponentKind\x12\x1e\n\x1a\x43OMPONENT_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43OMPONENT_KIND_LLM\x10\x01\x12\x1d\n\x19\x43OMPONENT_KIND_MCP_SERVER\x10\x02\x12\x18\n\x14\x43OMPONENT_KIND_AGENT\x10\x03\x12\"\n\x1e\x43OMPONENT_KIND_LINEAR_WORKFLOW\x10\x04\x12!\n\x1d\x43OMPONENT_KIND_GRAPH_WORKFLOW\x10\x05\x12\"\n\x1e\x43OMPONENT_KIND_CUSTOM_WORKFLOW\x10\x06*\x86\x01\n\tFileLayer\x12\x1a\n\x16\x46ILE_LAYER_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ILE_LAYER_PROJECT\x10\x01\x12\x18\n\x14\x46ILE_LAYER_WORKSPACE\x10\x02\x12\x13\n\x0f\x46ILE_LAYER_USER\x10\x03\x12\x16\n\x12\x46ILE_LAYER_PACKAGE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,20 +39,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_COMPONENT_LABELSENTRY']._loaded_options = None
   _globals['_COMPONENT_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_COMPONENTKIND']._serialized_start=1277
-  _globals['_COMPONENTKIND']._serialized_end=1476
-  _globals['_FILELAYER']._serialized_start=1479
-  _globals['_FILELAYER']._serialized_end=1613
-  _globals['_COMPONENTREF']._serialized_start=231
-  _globals['_COMPONENTREF']._serialized_end=326
-  _globals['_COMPONENTSOURCE']._serialized_start=328
-  _globals['_COMPONENTSOURCE']._serialized_end=451
-  _globals['_FILESOURCE']._serialized_start=453
-  _globals['_FILESOURCE']._serialized_end=562
-  _globals['_APISOURCE']._serialized_start=564
-  _globals['_APISOURCE']._serialized_end=575
-  _globals['_COMPONENT']._serialized_start=578
-  _globals['_COMPONENT']._serialized_end=1274
-  _globals['_COMPONENT_LABELSENTRY']._serialized_start=1221
-  _globals['_COMPONENT_LABELSENTRY']._serialized_end=1266
+  _globals['_COMPONENTKIND']._serialized_start=1388
+  _globals['_COMPONENTKIND']._serialized_end=1623
+  _globals['_FILELAYER']._serialized_start=1626
+  _globals['_FILELAYER']._serialized_end=1760
+  _globals['_COMPONENTREF']._serialized_start=274
+  _globals['_COMPONENTREF']._serialized_end=369
+  _globals['_COMPONENTSOURCE']._serialized_start=371
+  _globals['_COMPONENTSOURCE']._serialized_end=494
+  _globals['_FILESOURCE']._serialized_start=496
+  _globals['_FILESOURCE']._serialized_end=605
+  _globals['_APISOURCE']._serialized_start=607
+  _globals['_APISOURCE']._serialized_end=618
+  _globals['_COMPONENT']._serialized_start=621
+  _globals['_COMPONENT']._serialized_end=1385
+  _globals['_COMPONENT_LABELSENTRY']._serialized_start=1332
+  _globals['_COMPONENT_LABELSENTRY']._serialized_end=1377
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from retinue.registry.v1 import agent_pb2 as _agent_pb2
+from retinue.registry.v1 import custom_workflow_pb2 as _custom_workflow_pb2
 from retinue.registry.v1 import llm_pb2 as _llm_pb2
 from retinue.registry.v1 import mcp_server_pb2 as _mcp_server_pb2
 from retinue.registry.v1 import workflow_pb2 as _workflow_pb2
@@ -42,6 +43,8 @@ class _ComponentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Compone
     """Steps, one after the other."""
     COMPONENT_KIND_GRAPH_WORKFLOW: _ComponentKind.ValueType  # 5
     """Nodes with edges between them."""
+    COMPONENT_KIND_CUSTOM_WORKFLOW: _ComponentKind.ValueType  # 6
+    """Code, in a process of its own."""
 
 class ComponentKind(_ComponentKind, metaclass=_ComponentKindEnumTypeWrapper):
     """What a component is."""
@@ -58,6 +61,8 @@ COMPONENT_KIND_LINEAR_WORKFLOW: ComponentKind.ValueType  # 4
 """Steps, one after the other."""
 COMPONENT_KIND_GRAPH_WORKFLOW: ComponentKind.ValueType  # 5
 """Nodes with edges between them."""
+COMPONENT_KIND_CUSTOM_WORKFLOW: ComponentKind.ValueType  # 6
+"""Code, in a process of its own."""
 Global___ComponentKind: _TypeAlias = ComponentKind  # noqa: Y015
 
 class _FileLayer:
@@ -256,6 +261,7 @@ class Component(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
     GRAPH_WORKFLOW_FIELD_NUMBER: _builtins.int
+    CUSTOM_WORKFLOW_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Namespace that it lives in; `default` where none was given."""
     kind: Global___ComponentKind.ValueType
@@ -306,6 +312,10 @@ class Component(_message.Message):
     def graph_workflow(self) -> _workflow_pb2.GraphWorkflowSpec:
         """For COMPONENT_KIND_GRAPH_WORKFLOW."""
 
+    @_builtins.property
+    def custom_workflow(self) -> _custom_workflow_pb2.CustomWorkflowSpec:
+        """For COMPONENT_KIND_CUSTOM_WORKFLOW."""
+
     def __init__(
         self,
         *,
@@ -324,12 +334,13 @@ class Component(_message.Message):
         agent: _agent_pb2.AgentSpec | None = ...,
         linear_workflow: _workflow_pb2.LinearWorkflowSpec | None = ...,
         graph_workflow: _workflow_pb2.GraphWorkflowSpec | None = ...,
+        custom_workflow: _custom_workflow_pb2.CustomWorkflowSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "llm", b"llm", "mcp_server", b"mcp_server", "source", b"source", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "custom_workflow", b"custom_workflow", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "llm", b"llm", "mcp_server", b"mcp_server", "source", b"source", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "etag", b"etag", "graph_workflow", b"graph_workflow", "kind", b"kind", "labels", b"labels", "linear_workflow", b"linear_workflow", "llm", b"llm", "mcp_server", b"mcp_server", "name", b"name", "namespace", b"namespace", "revision", b"revision", "source", b"source", "spec", b"spec", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "create_time", b"create_time", "custom_workflow", b"custom_workflow", "etag", b"etag", "graph_workflow", b"graph_workflow", "kind", b"kind", "labels", b"labels", "linear_workflow", b"linear_workflow", "llm", b"llm", "mcp_server", b"mcp_server", "name", b"name", "namespace", b"namespace", "revision", b"revision", "source", b"source", "spec", b"spec", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["llm", "mcp_server", "agent", "linear_workflow", "graph_workflow"]  # noqa: Y015
+    _WhichOneofReturnType_spec: _TypeAlias = _typing.Literal["llm", "mcp_server", "agent", "linear_workflow", "graph_workflow", "custom_workflow"]  # noqa: Y015
     _WhichOneofArgType_spec: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_spec) -> _WhichOneofReturnType_spec | None: ...
 

@@ -480,6 +480,7 @@ class EachTarget(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
     GRAPH_WORKFLOW_FIELD_NUMBER: _builtins.int
+    CUSTOM_WORKFLOW_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
@@ -496,6 +497,8 @@ class EachTarget(_message.Message):
     """A linear workflow."""
     graph_workflow: _builtins.str
     """A graph workflow."""
+    custom_workflow: _builtins.str
+    """A custom workflow."""
     run: _builtins.str
     """Any of these by its name alone, as in a step."""
     input: _builtins.str
@@ -527,6 +530,7 @@ class EachTarget(_message.Message):
         agent: _builtins.str = ...,
         linear_workflow: _builtins.str = ...,
         graph_workflow: _builtins.str = ...,
+        custom_workflow: _builtins.str = ...,
         tool: Global___ToolTarget | None = ...,
         run: _builtins.str = ...,
         input: _builtins.str = ...,
@@ -536,15 +540,15 @@ class EachTarget(_message.Message):
         branch_timeout: _duration_pb2.Duration | None = ...,
         arguments_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_quorum", b"_quorum", "agent", b"agent", "branch_timeout", b"branch_timeout", "concurrency", b"concurrency", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "quorum", b"quorum", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_quorum", b"_quorum", "agent", b"agent", "branch_timeout", b"branch_timeout", "concurrency", b"concurrency", "custom_workflow", b"custom_workflow", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "quorum", b"quorum", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_quorum", b"_quorum", "agent", b"agent", "arguments_json", b"arguments_json", "branch_timeout", b"branch_timeout", "concurrency", b"concurrency", "graph_workflow", b"graph_workflow", "input", b"input", "items", b"items", "linear_workflow", b"linear_workflow", "on_failure", b"on_failure", "quorum", b"quorum", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_quorum", b"_quorum", "agent", b"agent", "arguments_json", b"arguments_json", "branch_timeout", b"branch_timeout", "concurrency", b"concurrency", "custom_workflow", b"custom_workflow", "graph_workflow", b"graph_workflow", "input", b"input", "items", b"items", "linear_workflow", b"linear_workflow", "on_failure", b"on_failure", "quorum", b"quorum", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
     _WhichOneofReturnType__quorum: _TypeAlias = _typing.Literal["quorum"]  # noqa: Y015
     _WhichOneofArgType__quorum: _TypeAlias = _typing.Literal["_quorum", b"_quorum"]  # noqa: Y015
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool", "run"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "custom_workflow", "tool", "run"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
@@ -564,6 +568,7 @@ class LoopTarget(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
     GRAPH_WORKFLOW_FIELD_NUMBER: _builtins.int
+    CUSTOM_WORKFLOW_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
@@ -576,6 +581,8 @@ class LoopTarget(_message.Message):
     """A linear workflow."""
     graph_workflow: _builtins.str
     """A graph workflow."""
+    custom_workflow: _builtins.str
+    """A custom workflow."""
     run: _builtins.str
     """Any of these by its name alone, as in a step."""
     input: _builtins.str
@@ -602,6 +609,7 @@ class LoopTarget(_message.Message):
         agent: _builtins.str = ...,
         linear_workflow: _builtins.str = ...,
         graph_workflow: _builtins.str = ...,
+        custom_workflow: _builtins.str = ...,
         tool: Global___ToolTarget | None = ...,
         run: _builtins.str = ...,
         input: _builtins.str = ...,
@@ -609,13 +617,13 @@ class LoopTarget(_message.Message):
         max_rounds: _builtins.int | None = ...,
         arguments_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agent", b"agent", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "max_rounds", b"max_rounds", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agent", b"agent", "custom_workflow", b"custom_workflow", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "max_rounds", b"max_rounds", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agent", b"agent", "arguments_json", b"arguments_json", "graph_workflow", b"graph_workflow", "input", b"input", "linear_workflow", b"linear_workflow", "max_rounds", b"max_rounds", "run", b"run", "target", b"target", "tool", b"tool", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agent", b"agent", "arguments_json", b"arguments_json", "custom_workflow", b"custom_workflow", "graph_workflow", b"graph_workflow", "input", b"input", "linear_workflow", b"linear_workflow", "max_rounds", b"max_rounds", "run", b"run", "target", b"target", "tool", b"tool", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_rounds: _TypeAlias = _typing.Literal["max_rounds"]  # noqa: Y015
     _WhichOneofArgType__max_rounds: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds"]  # noqa: Y015
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool", "run"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "custom_workflow", "tool", "run"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_rounds) -> _WhichOneofReturnType__max_rounds | None: ...
@@ -665,6 +673,7 @@ class StepFallback(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
     GRAPH_WORKFLOW_FIELD_NUMBER: _builtins.int
+    CUSTOM_WORKFLOW_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
@@ -675,6 +684,8 @@ class StepFallback(_message.Message):
     """A linear workflow."""
     graph_workflow: _builtins.str
     """A graph workflow."""
+    custom_workflow: _builtins.str
+    """A custom workflow."""
     run: _builtins.str
     """Any of these by its name alone, as in a step."""
     input: _builtins.str
@@ -691,16 +702,17 @@ class StepFallback(_message.Message):
         agent: _builtins.str = ...,
         linear_workflow: _builtins.str = ...,
         graph_workflow: _builtins.str = ...,
+        custom_workflow: _builtins.str = ...,
         tool: Global___ToolTarget | None = ...,
         run: _builtins.str = ...,
         input: _builtins.str = ...,
         arguments_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "custom_workflow", b"custom_workflow", "graph_workflow", b"graph_workflow", "linear_workflow", b"linear_workflow", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "arguments_json", b"arguments_json", "graph_workflow", b"graph_workflow", "input", b"input", "linear_workflow", b"linear_workflow", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "arguments_json", b"arguments_json", "custom_workflow", b"custom_workflow", "graph_workflow", b"graph_workflow", "input", b"input", "linear_workflow", b"linear_workflow", "run", b"run", "target", b"target", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool", "run"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "custom_workflow", "tool", "run"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -899,6 +911,7 @@ class WorkflowStep(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     LINEAR_WORKFLOW_FIELD_NUMBER: _builtins.int
     GRAPH_WORKFLOW_FIELD_NUMBER: _builtins.int
+    CUSTOM_WORKFLOW_FIELD_NUMBER: _builtins.int
     TOOL_FIELD_NUMBER: _builtins.int
     TRANSFORM_FIELD_NUMBER: _builtins.int
     ASK_FIELD_NUMBER: _builtins.int
@@ -930,6 +943,8 @@ class WorkflowStep(_message.Message):
     """A linear workflow."""
     graph_workflow: _builtins.str
     """A graph workflow."""
+    custom_workflow: _builtins.str
+    """A custom workflow."""
     run: _builtins.str
     """An agent, a workflow or a tool by its name alone: NAME, or SERVER/TOOL. The
     registry puts the field of its kind in its place; where there are several
@@ -1019,6 +1034,7 @@ class WorkflowStep(_message.Message):
         agent: _builtins.str = ...,
         linear_workflow: _builtins.str = ...,
         graph_workflow: _builtins.str = ...,
+        custom_workflow: _builtins.str = ...,
         tool: Global___ToolTarget | None = ...,
         transform: Global___TransformTarget | None = ...,
         ask: Global___AskTarget | None = ...,
@@ -1041,11 +1057,11 @@ class WorkflowStep(_message.Message):
         arguments_json: _builtins.str = ...,
         set: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "ask", b"ask", "each", b"each", "fail", b"fail", "failover", b"failover", "fallback", b"fallback", "graph_workflow", b"graph_workflow", "join", b"join", "linear_workflow", b"linear_workflow", "loop", b"loop", "memory_read", b"memory_read", "memory_write", b"memory_write", "retry", b"retry", "router", b"router", "run", b"run", "target", b"target", "timeout", b"timeout", "tool", b"tool", "transform", b"transform"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "ask", b"ask", "custom_workflow", b"custom_workflow", "each", b"each", "fail", b"fail", "failover", b"failover", "fallback", b"fallback", "graph_workflow", b"graph_workflow", "join", b"join", "linear_workflow", b"linear_workflow", "loop", b"loop", "memory_read", b"memory_read", "memory_write", b"memory_write", "retry", b"retry", "router", b"router", "run", b"run", "target", b"target", "timeout", b"timeout", "tool", b"tool", "transform", b"transform"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "arguments_json", b"arguments_json", "ask", b"ask", "condition", b"condition", "each", b"each", "fail", b"fail", "failover", b"failover", "fallback", b"fallback", "graph_workflow", b"graph_workflow", "input", b"input", "join", b"join", "linear_workflow", b"linear_workflow", "loop", b"loop", "memory_read", b"memory_read", "memory_write", b"memory_write", "name", b"name", "on_error", b"on_error", "output", b"output", "retry", b"retry", "router", b"router", "run", b"run", "set", b"set", "target", b"target", "timeout", b"timeout", "tool", b"tool", "transform", b"transform"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "arguments_json", b"arguments_json", "ask", b"ask", "condition", b"condition", "custom_workflow", b"custom_workflow", "each", b"each", "fail", b"fail", "failover", b"failover", "fallback", b"fallback", "graph_workflow", b"graph_workflow", "input", b"input", "join", b"join", "linear_workflow", b"linear_workflow", "loop", b"loop", "memory_read", b"memory_read", "memory_write", b"memory_write", "name", b"name", "on_error", b"on_error", "output", b"output", "retry", b"retry", "router", b"router", "run", b"run", "set", b"set", "target", b"target", "timeout", b"timeout", "tool", b"tool", "transform", b"transform"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "tool", "transform", "ask", "fail", "router", "each", "loop", "failover", "run", "memory_write", "memory_read"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["agent", "linear_workflow", "graph_workflow", "custom_workflow", "tool", "transform", "ask", "fail", "router", "each", "loop", "failover", "run", "memory_write", "memory_read"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
