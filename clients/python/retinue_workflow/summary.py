@@ -1,0 +1,27 @@
+"""How steps and workflows went."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+class StepResult(BaseModel):
+    """How a step ended. The times are the engine's: the same each time the code runs."""
+
+    name: str
+    state: Literal["completed", "skipped", "failed"]
+    tries: int
+    begun: float
+    """Seconds since 1970; 0 where it was left out."""
+    ended: float
+    output: Any = None
+    error: str = ""
+
+
+class Summary(BaseModel):
+    """How a workflow went."""
+
+    workflow: str
+    steps: list[StepResult]
+    hook_errors: int = 0
+    """How many hooks failed in this process; they break nothing."""
