@@ -142,6 +142,23 @@ async def test_the_examples_of_graph_workflows_run_and_are_drawn(tmp_path: Path)
         assert "class step_refuse skipped" in drawn
 
 
+async def test_the_nightly_report_is_written_by_steps_in_python_and_drawn(tmp_path: Path) -> None:
+    async with suite_of("nightly", tmp_path) as (project, _):
+        shown = await program(RETINUE, "run", "nightly", "bees", cwd=project)
+        for step in ("clock", "news", "numbers", "parts", "edit"):
+            assert f"◂ {step} " in shown
+        assert "! INFO nightly: 5 steps of nightly are done" in shown
+        assert '"report": "By night: They were seen in the garden. There are many of them."' in shown
+        drawn = await program(RETINUE, "graph", "nightly", cwd=project)
+        assert 'code[["nightly<br/>nightly:NightlyReport"]]' in drawn
+        assert '["agent reporter"]' in drawn
+        assert '["tools of time"]' in drawn
+        runs = json.loads(await program(RETINUE, "runs", "--json", cwd=project))["runs"]
+        drawn = await program(RETINUE, "graph", "--run", runs[0]["run_id"], cwd=project)
+        assert 'call_1["clock"]' in drawn
+        assert "class call_1,call_2,call_3,call_4,call_5 completed" in drawn
+
+
 async def test_the_example_of_tests_passes_and_fails_where_its_agent_is_changed(tmp_path: Path) -> None:
     for name in ("notes", "testing"):
         shutil.copytree(ROOT / "examples" / name, tmp_path / name)
