@@ -101,7 +101,7 @@ class Progress:
         """The workflow's, as text; set when it is done."""
         self.succeeded = False
         self.restored_whole = False
-        """Whether what the run that this one goes on from had done is there."""
+        """Whether what the run that this one goes on from had done is there, and more may be."""
 
     @property
     def unanswered(self) -> Collection[str]:
@@ -120,6 +120,8 @@ class Progress:
 
     def _step_started(self, event: event_pb2.RunEvent) -> None:
         started = event.step_started
+        # Before a run begins a step of its own, all has come that it was given.
+        self.restored_whole = True
         step = self._step(started.step)
         step.state, step.attempt, step.fallback = "open", started.attempt, started.fallback
         step.asked, step.rounds = started.input, 0

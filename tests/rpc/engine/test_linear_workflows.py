@@ -317,6 +317,22 @@ async def test_a_failed_workflow_goes_on_from_the_failed_step_as_a_new_run(opene
     assert asked.count("You are the finder.") == 1
 
 
+async def test_a_retry_that_fails_is_retried_from_where_it_failed(opened: OpenSuite) -> None:
+    broken = {"when": {"system_contains": "the writer"}, "times": 1, "error": {"status": 400}}
+    worse = {"when": {"system_contains": "the judge"}, "times": 1, "error": {"status": 400}}
+    steps = [{"name": name, "agent": name} for name in ("finder", "writer", "judge")]
+    suite = await opened_with(opened, broken, worse, steps=steps)
+    first = (await suite.story("flow"))[-1]
+    second = await suite.client.runs.retry(first.run_id)
+    assert (await suite.watched(second.run_id))[-1].run_finished.result.state == run_pb2.RUN_STATE_FAILED
+    third = await suite.client.runs.retry(second.run_id)
+    events = await suite.watched(third.run_id)
+    assert events[-1].run_finished.result.state == run_pb2.RUN_STATE_SUCCEEDED
+    assert steps_of(events)[:3] == [("completed", "finder"), ("completed", "writer"), ("started", "judge")]
+    asked = [request["messages"][0]["content"] for request in suite.model.requests]
+    assert (asked.count("You are the finder."), asked.count("You are the writer.")) == (1, 2)
+
+
 async def test_a_workflow_that_is_killed_in_a_step_goes_on_there_and_repeats_no_finished_one(
     tmp_path: Path,
 ) -> None:
