@@ -117,6 +117,7 @@ def _oauth(http: mcp_server_pb2.StreamableHttpTransport | mcp_server_pb2.SseTran
         client_metadata_url=oauth.client_metadata_url,
         redirect_uri=oauth.redirect_uri,
         assertion=oauth.assertion,
+        require_dpop=oauth.require_dpop,
     )
 
 

@@ -61,6 +61,8 @@ class OAuth:
     """Where a browser goes after a login; empty: where whoever asks for the login says."""
     assertion: str = field(default="", repr=False)
     """A secret reference, not yet resolved, to a signed statement of the platform."""
+    require_dpop: bool = False
+    """Whether tokens are bound to a key even where the server does not ask for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tests.servers.dpop_proofs import ProofError, Proofs
+
 CLIENT, SECRET = "retinue", "s3cret-of-the-client"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
@@ -68,6 +70,11 @@ class AuthorizationServer:
         self.answers = asyncio.Event()
         """Whether its token endpoint answers what it has taken."""
         self.answers.set()
+        self.proofs = Proofs()
+        self.bound: dict[str, str] = {}
+        """Tokens, refresh tokens too, with the thumbprints of their keys."""
+        self.binds = True
+        """Whether it knows DPoP."""
         self._codes: dict[str, Code] = {}
 
     def app(self) -> Starlette:
@@ -129,6 +136,14 @@ class AuthorizationServer:
         self.shown.append(shown)
         if self.answer is not None:
             return self.answer
+        key = ""
+        if self.binds and "dpop" in request.headers:
+            try:
+                key = self.proofs.check(request.headers.getlist("dpop"), "POST", f"{self.url}/token")
+            except ProofError as error:
+                return JSONResponse({"error": error.code}, 400, headers=self.proofs.nonce_header())
+        if self.bound.get(form.get("refresh_token", ""), key) != key:
+            return JSONResponse({"error": "invalid_grant"}, 400)
         scope = self._granted(form, shown)
         await self.answers.wait()
         if scope is None:
@@ -139,10 +154,12 @@ class AuthorizationServer:
         self.scopes[token] = scope
         if not self.takes_all_back:
             self.valid.add(token)
-        answer: dict[str, Any] = {"access_token": token, "token_type": "bearer"}
+        answer: dict[str, Any] = {"access_token": token, "token_type": "DPoP" if key else "bearer"}
         if form["grant_type"] in ("authorization_code", "refresh_token") and self.gives_refresh_tokens:
             answer["refresh_token"] = f"refresh-number-{len(self.forms)}"
             self.refresh_tokens[answer["refresh_token"]] = scope
+        if key:
+            self.bound |= dict.fromkeys((token, answer.get("refresh_token", token)), key)
         return JSONResponse(answer | ({"expires_in": self.life_s} if self.life_s else {}))
 
     def _granted(self, form: dict[str, str], shown: str) -> str | None:
@@ -193,6 +210,13 @@ class Guard:
         """Where its metadata sends people; its own authorization server where it is empty."""
         self.resource = ""
         """What its metadata says it is; its url where it is empty."""
+        self.metadata: dict[str, Any] = {}
+        """What its metadata has beside."""
+        self.scheme = "Bearer"
+        """What kind of token it takes."""
+        self.challenge = ""
+        """What kind its refusals say that it takes; the one that it takes where it is empty."""
+        self.proofs = Proofs()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -201,13 +225,17 @@ class Guard:
         elif scope["path"] == "/metadata-of-mcp":
             resource = self.resource or f"{self.url}/mcp"
             found = {"resource": resource, "authorization_servers": [self.issuer or self._authorization.url]}
-            await JSONResponse(found)(scope, receive, send)
+            await JSONResponse(found | self.metadata)(scope, receive, send)
         elif scope["path"].startswith("/.well-known/"):
             await Response(status_code=404)(scope, receive, send)
         elif self._is_allowed(dict(scope["headers"]).get(b"authorization", b"").decode()):
-            token = dict(scope["headers"])[b"authorization"].decode().removeprefix("Bearer ")
-            if self.insists and self.scope not in self._authorization.scopes[token].split():
-                said = f'Bearer error="insufficient_scope", scope="{self.scope}"'
+            token = dict(scope["headers"])[b"authorization"].decode().partition(" ")[2]
+            if error := self._proof_error(scope, token):
+                said = f'DPoP error="{error}"'
+                headers = {"WWW-Authenticate": said} | self.proofs.nonce_header()
+                await Response(status_code=401, headers=headers)(scope, receive, send)
+            elif self.insists and self.scope not in self._authorization.scopes[token].split():
+                said = f'{self.scheme} error="insufficient_scope", scope="{self.scope}"'
                 await Response(status_code=403, headers={"WWW-Authenticate": said})(scope, receive, send)
             else:
                 await self._inner(scope, receive, send)
@@ -215,12 +243,26 @@ class Guard:
             self.refused += 1
             place = f"{self.url}/metadata-of-mcp"
             wanted = f', scope="{self.scope}"' if self.scope else ""
-            said = f'Bearer error="invalid_token", resource_metadata="{self.metadata_at or place}"{wanted}'
+            place = self.metadata_at or place
+            scheme = self.challenge or self.scheme
+            said = f'{scheme} error="invalid_token", resource_metadata="{place}"{wanted}'
             await Response(status_code=401, headers={"WWW-Authenticate": said})(scope, receive, send)
 
     def _is_allowed(self, shown: str) -> bool:
         self.shown.add(shown)
-        return shown.removeprefix("Bearer ") in self._authorization.valid
+        scheme, _, token = shown.partition(" ")
+        return scheme == self.scheme and token in self._authorization.valid
+
+    def _proof_error(self, scope: Scope, token: str) -> str:
+        """What is wrong with the proof of a token's key; empty where all is well."""
+        if self.scheme != "DPoP":
+            return ""
+        shown = [value.decode() for name, value in scope["headers"] if name == b"dpop"]
+        try:
+            key = self.proofs.check(shown, scope["method"], f"{self.url}{scope['path']}", token)
+        except ProofError as error:
+            return error.code
+        return "" if self._authorization.bound.get(token) == key else "invalid_token"
 
 
 class Gate:

@@ -9,7 +9,7 @@ from retinue.errors import ComponentInvalidError
 from retinue_kit.secrets import resolve_secret
 from retinue_mcp_host.connections.login_tokens import LoginTokens
 from retinue_mcp_host.connections.notices import Notices
-from retinue_mcp_host.connections.oauth import BearerAuth, OwnTokens, Tokens
+from retinue_mcp_host.connections.oauth import OwnTokens, TokenAuth, Tokens
 from retinue_mcp_host.connections.oauth_requests import OAuthRequests
 from retinue_mcp_host.connections.pinning import Pin, PinnedTransport, look_up
 from retinue_mcp_host.connections.session import Wire
@@ -83,7 +83,7 @@ async def _auth(
     verify: ssl.SSLContext | bool,
     logins: Logins,
     on_failure: Callable[[httpx2.TransportError], None],
-) -> BearerAuth | None:
+) -> TokenAuth | None:
     if transport.oauth is None:
         return None
     field = f"{name}.oauth"
@@ -95,7 +95,7 @@ async def _auth(
         tokens = OwnTokens(transport.url, transport.oauth, field, requests, secrets)
     if transport.oauth.issuer:
         await requests.check()
-    return BearerAuth(transport.url, tokens, on_failure)
+    return TokenAuth(transport.url, tokens, requests.nonces, on_failure)
 
 
 def _header(spec: ServerSpec, field: str, value: str, secrets: list[str]) -> str:

@@ -5,6 +5,7 @@ In between nothing runs: what the second step needs is kept.
 
 import secrets
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import httpx2
@@ -22,8 +23,9 @@ from pydantic import AnyUrl
 
 from retinue.errors import McpLoginFailedError, RetinueError
 from retinue_kit.secrets import hide_values, resolve_secret
+from retinue_mcp_host.connections.dpop import ProofKey
 from retinue_mcp_host.connections.login_requests import can_be_sent, life, revoke
-from retinue_mcp_host.connections.oauth_flow import MAX_SAID_CHARS, NoStorage, why_refused
+from retinue_mcp_host.connections.oauth_flow import MAX_SAID_CHARS, NoStorage, is_bound, why_refused
 from retinue_mcp_host.connections.oauth_requests import OAuthRequests, as_shown
 from retinue_mcp_host.connections.tls import tls_context
 from retinue_mcp_host.failures import unavailable, why_unreachable
@@ -64,6 +66,8 @@ class LoginFlow:
         self._requests = OAuthRequests(spec, place.transport.url, field, place.oauth, verify)
         self._hidden += as_shown(place.oauth.client_id, self._secret)
         self._provider: _PersonProvider | None = None
+        self._key: ProofKey | None = None
+        """What the login's tokens are bound to; None where they are not."""
         self._answer: httpx2.Response | None = None
         """Of the token endpoint."""
 
@@ -97,6 +101,8 @@ class LoginFlow:
             raise self._failed(error) from None
         finally:
             await flow.aclose()
+        if is_bound(self._place.oauth, provider, challenge.header):
+            self._key = ProofKey.generate()
         return Asked(str(provider.asked), provider.state)
 
     async def finish(self, code: str, iss: str | None) -> Login:
@@ -106,8 +112,11 @@ class LoginFlow:
         self._hidden += [code, provider.verifier]
         try:
             request = await provider.exchange(code, iss)
-            self._answer = await self._requests.send(request)
-            return provider.login(self._answer)
+            if self._key is None:
+                self._answer = await self._requests.send(request)
+                return provider.login(self._answer)
+            self._answer = await self._requests.send_bound(request, self._key)
+            return replace(provider.login(self._answer), dpop_key=self._key.to_pem())
         except _NO_LOGIN as error:
             raise self._failed(error) from None
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +11,8 @@ import httpx2
 import orjson
 
 from retinue.errors import RetinueError
-from retinue_mcp_host.connections.oauth_requests import OAuthRequests
+from retinue_mcp_host.connections.dpop import ProofKey
+from retinue_mcp_host.connections.oauth_requests import NoTokenError, OAuthRequests
 from retinue_mcp_host.logins.login import ClientIdentity, Login
 from retinue_mcp_host.logins.table import Refused, Renewal, Unanswered
 
@@ -29,7 +31,11 @@ async def renew(requests: OAuthRequests, login: Login, secret: str) -> Renewal:
         form["resource"] = login.resource
     try:
         async with asyncio.timeout(RENEW_S):
-            response = await requests.send(_request(login.token_endpoint, login.client, secret, form))
+            request = _request(login.token_endpoint, login.client, secret, form)
+            if key := key_of_login(login):
+                response = await requests.send_bound(request, key)
+            else:
+                response = await requests.send(request)
     except TimeoutError:
         return Unanswered(f"{login.issuer} did not answer in {RENEW_S:g} s")
     except (httpx2.HTTPError, httpx2.InvalidURL, RetinueError) as error:
@@ -53,19 +59,23 @@ def _renewed(login: Login, content: bytes) -> Renewal:
     # RFC 6749, 6: what it leaves out stays as it was.
     refresh, scope = answer.get("refresh_token"), answer.get("scope")
     expires_at, renew_at = life(answer.get("expires_in"))
-    return Login(
+    return replace(
+        login,
         access_token=token,
         refresh_token=refresh if isinstance(refresh, str) and refresh else login.refresh_token,
         expires_at=expires_at,
         renew_at=renew_at,
         scope=scope if isinstance(scope, str) else login.scope,
-        login_us=login.login_us,
-        issuer=login.issuer,
-        token_endpoint=login.token_endpoint,
-        revocation_endpoint=login.revocation_endpoint,
-        resource=login.resource,
-        client=login.client,
     )
+
+
+def key_of_login(login: Login) -> ProofKey | None:
+    """What a login's tokens are bound to; None where they are not. Raises NoTokenError."""
+    try:
+        return ProofKey.from_pem(login.dpop_key) if login.dpop_key else None
+    except ValueError:
+        # Its own words would show the key.
+        raise NoTokenError("cannot be used: the key of its login is broken; log out and in again") from None
 
 
 async def revoke(requests: OAuthRequests, login: Login, secret: str) -> bool:

@@ -6,7 +6,8 @@ import httpx2
 from mcp.client.auth.utils import extract_field_from_www_auth, extract_scope_from_www_auth
 
 from retinue_kit.secrets import resolve_secret
-from retinue_mcp_host.connections.login_requests import renew
+from retinue_mcp_host.connections.dpop import AccessToken, ProofKey
+from retinue_mcp_host.connections.login_requests import key_of_login, renew
 from retinue_mcp_host.connections.login_wanted import LoginWantedError
 from retinue_mcp_host.connections.oauth_requests import NoTokenError, OAuthRequests
 from retinue_mcp_host.failures import login_required
@@ -43,24 +44,26 @@ class LoginTokens:
         )
         self._secrets = secrets
         self._fixed_secrets = len(secrets)
+        self._read_key: tuple[str, ProofKey | None] = ("", None)
+        """The last login's, as it is kept and as it signs."""
         if logins.find(self._key) is None and logins.wanted(self._key) is not None:
             raise login_required(spec)
 
-    async def current(self) -> str:
+    async def current(self) -> AccessToken:
         """See Tokens. A login that stands is renewed ahead of its end, where that can be."""
         login = self._logins.find(self._key)
         if login is None:
-            return ""
+            return AccessToken()
         now = time.time()
         if login.renew_at and now >= login.renew_at and login.refresh_token:
             renewal = await self._renewed(login.access_token)
             if isinstance(renewal, Login):
                 login = renewal
             elif isinstance(renewal, Refused):
-                return ""
+                return AccessToken()
             elif now >= login.expires_at:
                 raise _cannot_renew(renewal)
-        return self._hidden(login)
+        return self._shown(login)
 
     def can_answer(self, response: httpx2.Response) -> bool:
         """See Tokens."""
@@ -70,15 +73,15 @@ class LoginTokens:
             return too_little and not self._has_chosen_scopes
         return response.status_code == _UNAUTHORIZED
 
-    async def renewed(self, refused: str, challenge: httpx2.Response | None) -> str:
+    async def renewed(self, refused: str, challenge: httpx2.Response | None) -> AccessToken:
         """See Tokens."""
         login = self._logins.find(self._key)
         if login is not None and login.access_token != refused:
-            return self._hidden(login)
+            return self._shown(login)
         if login is not None and challenge is not None and challenge.status_code == _UNAUTHORIZED:
             renewal = await self._renewed(refused)
             if isinstance(renewal, Login):
-                return self._hidden(renewal)
+                return self._shown(renewal)
             if isinstance(renewal, Unanswered):
                 raise _cannot_renew(renewal)
         raise self._want(challenge)
@@ -105,12 +108,14 @@ class LoginTokens:
         self._logins.want(self._key, Challenge(status, header, missing))
         return LoginWantedError(missing)
 
-    def _hidden(self, login: Login) -> str:
+    def _shown(self, login: Login) -> AccessToken:
         token = login.access_token
         if token not in self._secrets[self._fixed_secrets :]:
             del self._secrets[self._fixed_secrets : 1 - _KEPT]
             self._secrets.append(token)
-        return token
+        if self._read_key[0] != login.dpop_key:
+            self._read_key = login.dpop_key, key_of_login(login)
+        return AccessToken(token, self._read_key[1])
 
 
 def _cannot_renew(renewal: Unanswered) -> NoTokenError:

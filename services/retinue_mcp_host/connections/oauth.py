@@ -1,4 +1,4 @@
-"""A bearer token on each request to a server elsewhere, and those that the host gets as itself.
+"""A token on each request to a server elsewhere, and those that the host gets as itself.
 
 Its grants are client_credentials and jwt_bearer: no person is asked. The flow is the SDK's.
 """
@@ -12,13 +12,13 @@ import httpx2
 import structlog
 from mcp.client.auth import OAuthFlowError
 from mcp.client.auth.utils import extract_field_from_www_auth, extract_scope_from_www_auth, union_scopes
-from mcp.shared.auth import OAuthToken
 
 from retinue.errors import RetinueError
 from retinue_kit.secrets import hide_values, resolve_secret
 from retinue_mcp_host.connections.bounded import UnreadStream
+from retinue_mcp_host.connections.dpop import BAD_PROOF, PROOF, WANTS_NONCE, AccessToken, Nonces, ProofKey
 from retinue_mcp_host.connections.login_wanted import LoginWantedError
-from retinue_mcp_host.connections.oauth_flow import MAX_SAID_CHARS, Flow, Shown
+from retinue_mcp_host.connections.oauth_flow import MAX_SAID_CHARS, Flow, Given, Shown
 from retinue_mcp_host.connections.oauth_requests import NoTokenError, OAuthRequests, as_shown, origin
 from retinue_mcp_host.model import OAuth
 
@@ -35,13 +35,13 @@ _UNAUTHORIZED, _FORBIDDEN = 401, 403
 class Tokens(Protocol):
     """Where the tokens for one server's requests come from."""
 
-    async def current(self) -> str:
-        """The token; empty where there is none yet. Raises NoTokenError."""
+    async def current(self) -> AccessToken:
+        """The token; an empty one where there is none yet. Raises NoTokenError."""
 
     def can_answer(self, response: httpx2.Response) -> bool:
         """Whether an answer says that another token is needed, and one may be asked for."""
 
-    async def renewed(self, refused: str, challenge: httpx2.Response | None) -> str:
+    async def renewed(self, refused: str, challenge: httpx2.Response | None) -> AccessToken:
         """A token in place of one; `challenge` is the answer that wants it, None where it expires soon.
 
         Raises NoTokenError; LoginWantedError where only a person can help.
@@ -51,40 +51,77 @@ class Tokens(Protocol):
         """Raise NoTokenError or LoginWantedError where a server refuses a new token."""
 
 
-class BearerAuth(httpx2.Auth):
+class TokenAuth(httpx2.Auth):
     """Puts the token on requests to the server, and asks for one when the server wants it."""
 
-    def __init__(self, url: str, tokens: Tokens, on_failure: Callable[[httpx2.TransportError], None]) -> None:
+    def __init__(
+        self, url: str, tokens: Tokens, nonces: Nonces, on_failure: Callable[[httpx2.TransportError], None]
+    ) -> None:
         self._origin = origin(httpx2.URL(url))
         self._tokens = tokens
+        self._nonces = nonces
         self._on_failure = on_failure
 
     async def async_auth_flow(
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        """Send a request, and once more with a new token where the server refuses the first."""
+        """Send a request, and once more with a new token where the server refuses the first.
+
+        Each of the two is sent once more with a nonce where the server wants one in the proof.
+        """
         if origin(request.url) != self._origin:
             yield request
             return
         try:
             token = await self._tokens.current()
-            if token:
-                request.headers["Authorization"] = f"Bearer {token}"
-            response = yield request
-            if not self._tokens.can_answer(response):
-                return
-            try:
-                renewed = await self._tokens.renewed(token, response)
-                response.stream = UnreadStream(response.stream)
-                request.headers["Authorization"] = f"Bearer {renewed}"
+            for is_renewed in (False, True):
+                _show(token, request, self._nonces.of(request.url))
                 response = yield request
-                self._tokens.check(response)
-            except LoginWantedError as wanted:
-                wanted.answer(response)
+                nonce = self._nonces.take(response)
+                if nonce and token.key and _proof_error(response) == WANTS_NONCE:
+                    response.stream = UnreadStream(response.stream)
+                    # The one of this answer: another request's may have come meanwhile.
+                    _show(token, request, nonce)
+                    response = yield request
+                    self._nonces.take(response)
+                if token.key is not None:
+                    _check_proof(response)
+                try:
+                    if is_renewed:
+                        self._tokens.check(response)
+                    if is_renewed or not self._tokens.can_answer(response):
+                        return
+                    token = await self._tokens.renewed(token.value, response)
+                except LoginWantedError as wanted:
+                    wanted.answer(response)
+                    return
+                response.stream = UnreadStream(response.stream)
         except NoTokenError as error:
             # Told here: what the SDK makes of it, if anything, reaches no caller.
             self._on_failure(error)
             raise
+
+
+def _show(token: AccessToken, request: httpx2.Request, nonce: str) -> None:
+    if token.key is not None:
+        request.headers["Authorization"] = f"{PROOF} {token.value}"
+        request.headers[PROOF] = token.key.proof(request, nonce, token.value)
+    elif token.value:
+        request.headers["Authorization"] = f"Bearer {token.value}"
+
+
+def _proof_error(response: httpx2.Response) -> str:
+    """What a refusal says of the proof; empty where it says nothing of it."""
+    if response.status_code != _UNAUTHORIZED:
+        return ""
+    error = extract_field_from_www_auth(response, "error")
+    return error if error in (WANTS_NONCE, BAD_PROOF) else ""
+
+
+def _check_proof(response: httpx2.Response) -> None:
+    """Raise NoTokenError where the proof is refused even so: no other token mends that."""
+    if error := _proof_error(response):
+        raise NoTokenError(f"does not take the proof of the token's key: {error}")
 
 
 class OwnTokens:
@@ -106,13 +143,14 @@ class OwnTokens:
             resolve_secret(oauth.client_secret, field=f"{field}.client_secret", values=secrets),
             resolve_secret(oauth.private_key, field=f"{field}.private_key", values=secrets),
             self._assertion(),
+            ProofKey.generate(),
         )
         secrets += as_shown(oauth.client_id, self._shown.client_secret)
         self._fixed_secrets = len(secrets)
         self._scope = " ".join(oauth.scopes)
         """What to ask for; empty where the server says it."""
         self._granted = ""
-        self._token = ""
+        self._token = AccessToken()
         self._renew_at = math.inf
         self._failure = ""
         self._challenge = ""
@@ -125,10 +163,10 @@ class OwnTokens:
         self._secrets[self._assertion_place] = said
         return said
 
-    async def current(self) -> str:
+    async def current(self) -> AccessToken:
         """See Tokens."""
-        if self._token and asyncio.get_running_loop().time() >= self._renew_at:
-            return await self.renewed(self._token, None)
+        if self._token.value and asyncio.get_running_loop().time() >= self._renew_at:
+            return await self.renewed(self._token.value, None)
         return self._token
 
     def can_answer(self, response: httpx2.Response) -> bool:
@@ -139,12 +177,12 @@ class OwnTokens:
             return too_little and not self._oauth.scopes and bool(extract_scope_from_www_auth(response))
         return response.status_code == _UNAUTHORIZED
 
-    async def renewed(self, refused: str, challenge: httpx2.Response | None) -> str:
+    async def renewed(self, refused: str, challenge: httpx2.Response | None) -> AccessToken:
         """See Tokens. All who want another at the same time get the same."""
         async with self._asking:
             if self._failure:
                 raise NoTokenError(self._failure)
-            if self._token == refused:
+            if self._token.value == refused:
                 await self._renew(challenge)
             return self._token
 
@@ -159,7 +197,7 @@ class OwnTokens:
             shown = self._shown._replace(assertion=self._assertion())
             flow = Flow(self._url, shown, self._scope or None, self._requests)
             async with asyncio.timeout(TOKEN_S):
-                token = await flow.token(self._challenge)
+                given = await flow.token(self._challenge)
         except TimeoutError:
             self._failure = self._no_token(f"{self._oauth.issuer} did not give one in {TOKEN_S:g} s")
         except (OAuthFlowError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, OverflowError) as error:
@@ -168,15 +206,15 @@ class OwnTokens:
             self._failure = self._no_token(error.message)
         if self._failure:
             raise NoTokenError(self._failure) from None
-        self._take(token)
+        self._take(given)
 
-    def _take(self, token: OAuthToken) -> None:
-        self._token = token.access_token
-        self._granted = token.scope or ""
+    def _take(self, given: Given) -> None:
+        self._token = given.token
+        self._granted = given.scope
         # The one before may still be in a server's words; those before that are forgotten.
         del self._secrets[self._fixed_secrets : -1]
-        self._secrets.append(self._token)
-        life_s = token.expires_in
+        self._secrets.append(self._token.value)
+        life_s = given.life_s
         self._renew_at = math.inf
         if life_s is not None:
             self._renew_at = asyncio.get_running_loop().time() + life_s - min(EARLY_S, life_s / 10)

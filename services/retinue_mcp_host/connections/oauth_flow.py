@@ -17,6 +17,7 @@ from mcp.shared.auth import JWT_BEARER_GRANT_TYPE, OAuthClientInformationFull, O
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types import LATEST_PROTOCOL_VERSION
 
+from retinue_mcp_host.connections.dpop import AccessToken, ProofKey, wants_bound
 from retinue_mcp_host.connections.oauth_requests import OAuthRequests
 from retinue_mcp_host.model import OAuth
 
@@ -39,6 +40,17 @@ class Shown(NamedTuple):
     """In PEM."""
     assertion: str
     """A statement of the platform."""
+    key: ProofKey
+    """What a token is bound to, where that is wanted."""
+
+
+class Given(NamedTuple):
+    """What a flow has brought."""
+
+    token: AccessToken
+    scope: str
+    """Empty where it is not said."""
+    life_s: int | None
 
 
 class Flow:
@@ -48,11 +60,12 @@ class Flow:
         self._url = url
         self._provider = _provider(url, shown, scope)
         self._requests = requests
+        self._shown = shown
         self._issuer = shown.oauth.issuer
         self._answer: httpx2.Response | None = None
         """The last of the token endpoint."""
 
-    async def token(self, challenge: str) -> OAuthToken:
+    async def token(self, challenge: str) -> Given:
         """A token; `challenge` is the WWW-Authenticate that wants it, empty where the server sent none.
 
         Raises OAuthFlowError, httpx2.HTTPError, ValueError, OverflowError, RetinueError.
@@ -63,21 +76,33 @@ class Flow:
             _UNAUTHORIZED, headers={"WWW-Authenticate": challenge} if challenge else {}, request=probe
         )
         flow = self._provider.async_auth_flow(probe)
+        key: ProofKey | None = None
         try:
             await anext(flow)
             while (request := await flow.asend(response)) is not probe:
-                response = await self._requests.send(request)
+                if request.method == "POST" and is_bound(self._shown.oauth, self._provider, challenge):
+                    key = self._shown.key
+                    response = await self._requests.send_bound(request, key)
+                else:
+                    response = await self._requests.send(request)
                 self._answer = response if request.method == "POST" else None
         finally:
             await flow.aclose()
         token = self._provider.context.current_tokens
         if token is None or not (token.access_token.isascii() and token.access_token.isprintable()):
             raise OAuthFlowError("no token that a header can carry")
-        return token
+        return Given(AccessToken(token.access_token, key), token.scope or "", token.expires_in)
 
     def why(self, error: Exception) -> str:
         """What to say of a flow that failed."""
         return why_refused(error, self._answer, self._issuer)
+
+
+def is_bound(oauth: OAuth, provider: OAuthClientProvider, challenge: str) -> bool:
+    """Whether a token is to be bound to a key, as far as the provider has read the server's metadata."""
+    metadata = provider.context.protected_resource_metadata
+    is_required = metadata is not None and bool(metadata.dpop_bound_access_tokens_required)
+    return oauth.require_dpop or is_required or wants_bound(challenge)
 
 
 def why_refused(error: Exception, answer: httpx2.Response | None, issuer: str) -> str:

@@ -4,11 +4,14 @@ import base64
 import ipaddress
 import ssl
 from dataclasses import replace
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
+import orjson
 
 from retinue_mcp_host.connections.bounded import BoundedStream
+from retinue_mcp_host.connections.dpop import BAD_PROOF, PROOF, WANTS_NONCE, Nonces, ProofKey
 from retinue_mcp_host.connections.pinning import PinnedTransport, look_up
 from retinue_mcp_host.failures import SaysWhyError
 from retinue_mcp_host.model import OAuth, ServerSpec
@@ -41,6 +44,8 @@ class OAuthRequests:
         self._configured = oauth.issuer
         self._issuer = httpx2.URL(oauth.issuer or url)
         self._verify = verify
+        self.nonces = Nonces()
+        """Of the server too."""
 
     async def check(self) -> None:
         """Raise ComponentNotAllowedError where a server came by API and its issuer is not listed.
@@ -73,6 +78,31 @@ class OAuthRequests:
                 await response.aclose()
         return response
 
+    async def send_bound(self, request: httpx2.Request, key: ProofKey) -> httpx2.Response:
+        """Ask for a token that is bound to a key, once more where the first proof lacks a nonce.
+
+        The answer is as for a token that is not bound: nobody below knows another kind. Raises as `send`
+        does; NoTokenError where the token is not bound, or the key's proof is not taken.
+        """
+        request.headers[PROOF] = key.proof(request, self.nonces.of(request.url))
+        response = await self.send(request)
+        nonce = self.nonces.take(response)
+        if nonce and _error_of(response) == WANTS_NONCE:
+            request.headers[PROOF] = key.proof(request, nonce)
+            response = await self.send(request)
+            self.nonces.take(response)
+        if not response.is_success:
+            error = _error_of(response)
+            if error in (WANTS_NONCE, BAD_PROOF):
+                raise NoTokenError(f"{request.url} does not take the proof of the token's key: {error}")
+            return response
+        answer = _answer_of(response)
+        if str(answer.get("token_type")).lower() != PROOF.lower():
+            raise NoTokenError(f"what {request.url} answered is no token that is bound to a key (DPoP)")
+        return httpx2.Response(
+            response.status_code, json=answer | {"token_type": "Bearer"}, request=response.request
+        )
+
     async def head_of(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request to the server and return the head of the answer. Raises as `send` does."""
         async with self._client(await self._transport(request.url)) as client:
@@ -98,6 +128,19 @@ class OAuthRequests:
             raise NoTokenError(f"{url} is on this machine, and neither the server nor its issuer is")
         if not is_metadata and url.scheme != "https" and not (here and self._issuer.scheme == "http"):
             raise NoTokenError(f"{url} would get the client's secret without TLS")
+
+
+def _error_of(response: httpx2.Response) -> object:
+    """What a refusal of a token says, as RFC 6749, 5.2 has it."""
+    return None if response.is_success else _answer_of(response).get("error")
+
+
+def _answer_of(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        answer = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
 
 
 def as_shown(client_id: str, secret: str) -> list[str]:

@@ -66,6 +66,8 @@ class Login:
     resource: str
     """What tokens are asked for; empty where it is not said."""
     client: ClientIdentity
+    dpop_key: str = field(default="", repr=False)
+    """The private key in PEM that its tokens are bound to; empty where they are not."""
 
 
 class LoginView(NamedTuple):

@@ -67,6 +67,7 @@ class OAuthSettings(Part):
     client_metadata_url: Url | None = optional("https://retinue.example.com/client.json")
     redirect_uri: Url | None = optional("http://127.0.0.1:7414/callback")
     assertion: KeyReference | None = optional("${file:/var/run/secrets/token}")
+    require_dpop: bool | None = optional(True, default=False)
 
 
 def check_oauth(transport: str, http: Mapping[str, Any], oauth: Mapping[str, Any]) -> Iterator[Broken]:

@@ -250,7 +250,7 @@ _OAUTH = {
 HTTP_OAUTH = {
     "streamable_http": {
         "url": "https://example.com/mcp",
-        "oauth": {**_OAUTH, "client_secret": "${env:CLIENT_SECRET}"},
+        "oauth": {**_OAUTH, "client_secret": "${env:CLIENT_SECRET}", "require_dpop": True},
     }
 }
 SSE = {

@@ -294,6 +294,7 @@ class OAuthSettings(_message.Message):
     CLIENT_METADATA_URL_FIELD_NUMBER: _builtins.int
     REDIRECT_URI_FIELD_NUMBER: _builtins.int
     ASSERTION_FIELD_NUMBER: _builtins.int
+    REQUIRE_DPOP_FIELD_NUMBER: _builtins.int
     issuer: _builtins.str
     """Identifier of the authorization server that knows the client,
     `https://login.example.com`, exactly as its metadata has it. The client's
@@ -335,6 +336,11 @@ class OAuthSettings(_message.Message):
     """Secret value, a reference: `${file:/var/run/secrets/token}`. The statement
     of the platform, read again for each token; for the grant JWT bearer.
     """
+    require_dpop: _builtins.bool
+    """Whether tokens must be bound to a key of the host's (DPoP, RFC 9449), so
+    that nobody else can use them. Where it is not set they are where the
+    server takes no others; it may say so by itself.
+    """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Scopes to ask for; those that the server, or its authorization server,
@@ -354,10 +360,11 @@ class OAuthSettings(_message.Message):
         client_metadata_url: _builtins.str = ...,
         redirect_uri: _builtins.str = ...,
         assertion: _builtins.str = ...,
+        require_dpop: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assertion", b"assertion", "client_id", b"client_id", "client_metadata_url", b"client_metadata_url", "client_secret", b"client_secret", "grant", b"grant", "issuer", b"issuer", "private_key", b"private_key", "private_key_algorithm", b"private_key_algorithm", "redirect_uri", b"redirect_uri", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assertion", b"assertion", "client_id", b"client_id", "client_metadata_url", b"client_metadata_url", "client_secret", b"client_secret", "grant", b"grant", "issuer", b"issuer", "private_key", b"private_key", "private_key_algorithm", b"private_key_algorithm", "redirect_uri", b"redirect_uri", "require_dpop", b"require_dpop", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
