@@ -148,14 +148,16 @@ class _AssertionClient(_SecretClient):
     """Shows what its platform says of it, in place of itself (RFC 7523, 2.1)."""
 
     assertion: str
+    shown_id: str
+    """Empty where the assertion says who it is."""
 
     async def _exchange_token_client_credentials(self) -> httpx2.Request:
         request = await super()._exchange_token_client_credentials()
         form = dict(parse_qsl(request.content.decode()))
         form |= {"grant_type": JWT_BEARER_GRANT_TYPE, "assertion": self.assertion}
         shown = request.headers.get("Authorization")
-        if shown is None and self._fixed_client_info.client_id:
-            form["client_id"] = self._fixed_client_info.client_id
+        if shown is None and self.shown_id:
+            form["client_id"] = self.shown_id
         headers = {"Authorization": shown} if shown else {}
         return httpx2.Request("POST", request.url, data=form, headers=headers)
 
@@ -185,13 +187,14 @@ def _provider(url: str, shown: Shown, scope: str | None) -> OAuthClientProvider:
     provider = client(
         url,
         storage=NoStorage(),
-        client_id=oauth.client_id,
+        # The SDK takes no client without a name.
+        client_id=oauth.client_id or "-",
         client_secret=shown.client_secret,
         scope=scope,
         issuer=oauth.issuer,
     )
     if isinstance(provider, _AssertionClient):
-        provider.assertion = shown.assertion
+        provider.assertion, provider.shown_id = shown.assertion, oauth.client_id
     return provider
 
 

@@ -364,6 +364,11 @@ async def test_a_platform_says_who_the_host_is(host: Host, protected: Protected,
     protected.authorization.valid.clear()
     with pytest.raises(McpServerUnavailableError, match="has no OAuth token"):
         await hello(host)
+    path.write_text(SECRET)
+    transport.oauth.client_id = ""
+    host.registry.put("web", mcp_server_pb2.McpServerSpec(streamable_http=transport))
+    assert await hello(host) == "hello"
+    assert "client_id" not in protected.authorization.forms[-1], "the statement says it"
 
 
 async def test_where_a_server_by_api_sends_people_must_be_listed(protected: Protected, tmp_path: Any) -> None:
