@@ -28,12 +28,9 @@ ABOUT_OAUTH = (
     "most. Where a scenario has a client registered beforehand, it stands in the config, with its issuer.",
 )
 OAUTH = "auth/"
-NO_DPOP = "The host does not bind tokens to a key (DPoP), nor does the SDK."
 WHY = {
     "auth/enterprise-managed-authorization": "Wants what an identity provider says of a person exchanged for "
     "a grant (SEP-990). The host knows no such provider: people log in to each server.",
-    "auth/dpop": NO_DPOP,
-    "auth/dpop-nonce": NO_DPOP,
 }
 """Of scenarios that fail by decision."""
 
