@@ -139,12 +139,15 @@ def oauth_of(name: str) -> mcp_server_pb2.OAuthSettings:
         settings.issuer = context.get("issuer") or issuer_of(sys.argv[1])
     if name == "auth-basic-cimd":
         settings.client_metadata_url = CLIENT_METADATA_URL
+    if "idp_id_token" in context:
+        settings.grant = mcp_server_pb2.GRANT_TYPE_JWT_BEARER
+        settings.identity_provider = context["idp_token_endpoint"]
+        settings.identity_client_id = context["idp_client_id"]
+        settings.assertion = reference_to("id_token", context["idp_id_token"])
     secret = context.get("private_key_pem") or context.get("valid_jwt") or context.get("client_secret")
     if secret is None:
         return settings
-    path = Path(os.environ["MCP_CONFORMANCE_SECRETS"], str(os.getpid()))
-    path.write_text(secret)
-    reference = f"${{file:{path}}}"
+    reference = reference_to("secret", secret)
     if "private_key_pem" in context:
         settings.grant = mcp_server_pb2.GRANT_TYPE_CLIENT_CREDENTIALS
         settings.private_key = reference
@@ -157,6 +160,13 @@ def oauth_of(name: str) -> mcp_server_pb2.OAuthSettings:
     if name == "auth-client-credentials-basic":
         settings.grant = mcp_server_pb2.GRANT_TYPE_CLIENT_CREDENTIALS
     return settings
+
+
+def reference_to(name: str, value: str) -> str:
+    """A reference to a secret of this scenario."""
+    path = Path(os.environ["MCP_CONFORMANCE_SECRETS"], f"{os.getpid()}-{name}")
+    path.write_text(value)
+    return f"${{file:{path}}}"
 
 
 def issuer_of(url: str) -> str:

@@ -117,6 +117,9 @@ def _oauth(http: mcp_server_pb2.StreamableHttpTransport | mcp_server_pb2.SseTran
         client_metadata_url=oauth.client_metadata_url,
         redirect_uri=oauth.redirect_uri,
         assertion=oauth.assertion,
+        identity_provider=oauth.identity_provider,
+        identity_client_id=oauth.identity_client_id,
+        identity_client_secret=oauth.identity_client_secret,
         require_dpop=oauth.require_dpop,
     )
 

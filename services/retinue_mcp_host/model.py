@@ -61,6 +61,11 @@ class OAuth:
     """Where a browser goes after a login; empty: where whoever asks for the login says."""
     assertion: str = field(default="", repr=False)
     """A secret reference, not yet resolved, to a signed statement of the platform."""
+    identity_provider: str = ""
+    """Token endpoint where the statement, then of a person, is exchanged; empty: it is shown as it is."""
+    identity_client_id: str = ""
+    identity_client_secret: str = field(default="", repr=False)
+    """A secret reference, not yet resolved, to what that client shows there."""
     require_dpop: bool = False
     """Whether tokens are bound to a key even where the server does not ask for it."""
 

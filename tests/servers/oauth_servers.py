@@ -21,6 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.servers.dpop_proofs import ProofError, Proofs
 
 CLIENT, SECRET = "retinue", "s3cret-of-the-client"
+ID_TOKEN, ID_JAG = "what-is-said-of-ada", "grant-for-ada"
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
@@ -174,7 +176,10 @@ class AuthorizationServer:
             fits = code and (code.challenge, code.redirect_uri) == (proof, form["redirect_uri"])
             return code.scope if code and fits and self._knows(form, shown, code.client) else None
         if grant == JWT_BEARER:
-            return form.get("scope", "") if form.get("assertion") == SECRET else None
+            assertion = form.get("assertion")
+            if assertion == ID_JAG:
+                return form.get("scope", "") if self._knows(form, shown, CLIENT) else None
+            return form.get("scope", "") if assertion == SECRET else None
         known = grant == "client_credentials" and self._knows(form, shown, CLIENT)
         return form.get("scope", "") if known else None
 
@@ -188,6 +193,34 @@ class AuthorizationServer:
         return form.get("client_id") == client and form.get("client_secret") == (
             SECRET if has_secret else None
         )
+
+
+class IdentityProvider:
+    """Gives a grant for a person, and notes who asked how."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.forms: list[dict[str, str]] = []
+        self.shown: list[str] = []
+        self.answer: Response | None = None
+        """What it answers in place of what is right."""
+
+    def app(self) -> Starlette:
+        """What to serve."""
+        return Starlette(routes=[Route("/token", self._token, methods=["POST"])])
+
+    async def _token(self, request: Request) -> Response:
+        form = {name: str(value) for name, value in (await request.form()).items()}
+        self.forms.append(form)
+        self.shown.append(request.headers.get("authorization", ""))
+        if self.answer is not None:
+            return self.answer
+        if form.get("subject_token") != ID_TOKEN:
+            # As careless as a server can be.
+            error = {"error": "invalid_grant", "error_description": f"{self.shown[-1]} {form}"}
+            return JSONResponse(error, 400)
+        kind = form["requested_token_type"]
+        return JSONResponse({"access_token": ID_JAG, "issued_token_type": kind, "token_type": "N_A"})
 
 
 class Guard:

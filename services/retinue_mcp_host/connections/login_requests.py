@@ -31,7 +31,7 @@ async def renew(requests: OAuthRequests, login: Login, secret: str) -> Renewal:
         form["resource"] = login.resource
     try:
         async with asyncio.timeout(RENEW_S):
-            request = _request(login.token_endpoint, login.client, secret, form)
+            request = client_request(login.token_endpoint, login.client, secret, form)
             if key := key_of_login(login):
                 response = await requests.send_bound(request, key)
             else:
@@ -85,11 +85,12 @@ async def revoke(requests: OAuthRequests, login: Login, secret: str) -> bool:
     token = login.refresh_token or login.access_token
     kind = "refresh_token" if login.refresh_token else "access_token"
     form = {"token": token, "token_type_hint": kind}
-    response = await requests.send(_request(login.revocation_endpoint, login.client, secret, form))
+    response = await requests.send(client_request(login.revocation_endpoint, login.client, secret, form))
     return response.is_success
 
 
-def _request(url: str, client: ClientIdentity, secret: str, form: dict[str, str]) -> httpx2.Request:
+def client_request(url: str, client: ClientIdentity, secret: str, form: dict[str, str]) -> httpx2.Request:
+    """A request of a client, which shows who it is. `secret` is the config's; empty where it has none."""
     secret = secret or client.client_secret
     headers = {}
     if secret and client.auth_method == "client_secret_basic":
@@ -97,7 +98,7 @@ def _request(url: str, client: ClientIdentity, secret: str, form: dict[str, str]
         pair = f"{quote(client.client_id, safe='')}:{quote(secret, safe='')}"
         headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
     else:
-        form = form | {"client_id": client.client_id}
+        form = form | ({"client_id": client.client_id} if client.client_id else {})
         if secret:
             form["client_secret"] = secret
     return httpx2.Request("POST", url, data=form, headers=headers)

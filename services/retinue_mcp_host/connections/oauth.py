@@ -144,8 +144,12 @@ class OwnTokens:
             resolve_secret(oauth.private_key, field=f"{field}.private_key", values=secrets),
             self._assertion(),
             ProofKey.generate(),
+            resolve_secret(
+                oauth.identity_client_secret, field=f"{field}.identity_client_secret", values=secrets
+            ),
         )
         secrets += as_shown(oauth.client_id, self._shown.client_secret)
+        secrets += as_shown(oauth.identity_client_id, self._shown.identity_secret)
         self._fixed_secrets = len(secrets)
         self._scope = " ".join(oauth.scopes)
         """What to ask for; empty where the server says it."""

@@ -6,7 +6,6 @@ from urllib.parse import parse_qsl
 
 import httpx2
 import jwt
-import orjson
 from mcp.client.auth import OAuthClientProvider, OAuthFlowError, oauth2
 from mcp.client.auth.extensions.client_credentials import (
     ClientCredentialsOAuthProvider,
@@ -17,8 +16,10 @@ from mcp.shared.auth import JWT_BEARER_GRANT_TYPE, OAuthClientInformationFull, O
 from mcp.shared.inbound import MCP_PROTOCOL_VERSION_HEADER
 from mcp_types import LATEST_PROTOCOL_VERSION
 
+from retinue_kit.secrets import hide_values
 from retinue_mcp_host.connections.dpop import AccessToken, ProofKey, wants_bound
-from retinue_mcp_host.connections.oauth_requests import OAuthRequests
+from retinue_mcp_host.connections.identity import IdentityProvider
+from retinue_mcp_host.connections.oauth_requests import OAuthRequests, refused_by
 from retinue_mcp_host.model import OAuth
 
 _UNAUTHORIZED = 401
@@ -39,9 +40,11 @@ class Shown(NamedTuple):
     private_key: str
     """In PEM."""
     assertion: str
-    """A statement of the platform."""
+    """A statement of the platform; with an identity provider, its statement of a person."""
     key: ProofKey
     """What a token is bound to, where that is wanted."""
+    identity_secret: str
+    """The client's at the identity provider."""
 
 
 class Given(NamedTuple):
@@ -58,7 +61,7 @@ class Flow:
 
     def __init__(self, url: str, shown: Shown, scope: str | None, requests: OAuthRequests) -> None:
         self._url = url
-        self._provider = _provider(url, shown, scope)
+        self._provider = _provider(url, shown, scope, requests)
         self._requests = requests
         self._shown = shown
         self._issuer = shown.oauth.issuer
@@ -95,7 +98,9 @@ class Flow:
 
     def why(self, error: Exception) -> str:
         """What to say of a flow that failed."""
-        return why_refused(error, self._answer, self._issuer)
+        why = why_refused(error, self._answer, self._issuer)
+        provider = self._provider
+        return hide_values(why, [provider.grant]) if isinstance(provider, _AssertionClient) else why
 
 
 def is_bound(oauth: OAuth, provider: OAuthClientProvider, challenge: str) -> bool:
@@ -111,21 +116,7 @@ def why_refused(error: Exception, answer: httpx2.Response | None, issuer: str) -
         return str(error).partition("\n")[0]
     if answer.is_success:
         return f"what {issuer} answered is no token"
-    said = _error_of(answer.content)
-    what = f": {said}" if said else ""
-    return f"{issuer} refused, with HTTP status {answer.status_code}{what}"
-
-
-def _error_of(content: bytes) -> str:
-    """What an answer of a token endpoint says, as RFC 6749, 5.2 has it; empty where it says nothing so."""
-    try:
-        answer = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return ""
-    if not isinstance(answer, dict):
-        return ""
-    said = [each for name in ("error", "error_description") if isinstance(each := answer.get(name), str)]
-    return ": ".join(said)
+    return refused_by(issuer, answer)
 
 
 class _SecretClient(ClientCredentialsOAuthProvider):
@@ -147,14 +138,19 @@ class _SecretClient(ClientCredentialsOAuthProvider):
 class _AssertionClient(_SecretClient):
     """Shows what its platform says of it, in place of itself (RFC 7523, 2.1)."""
 
-    assertion: str
+    grant: str
+    """The assertion to show; once it is exchanged, what came of it."""
     shown_id: str
     """Empty where the assertion says who it is."""
+    identity_provider: IdentityProvider | None
 
     async def _exchange_token_client_credentials(self) -> httpx2.Request:
         request = await super()._exchange_token_client_credentials()
+        if self.identity_provider is not None:
+            resource, scope = self.context.get_resource_url(), self.context.client_metadata.scope
+            self.grant = await self.identity_provider.grant(self.grant, resource, scope)
         form = dict(parse_qsl(request.content.decode()))
-        form |= {"grant_type": JWT_BEARER_GRANT_TYPE, "assertion": self.assertion}
+        form |= {"grant_type": JWT_BEARER_GRANT_TYPE, "assertion": self.grant}
         shown = request.headers.get("Authorization")
         if shown is None and self.shown_id:
             form["client_id"] = self.shown_id
@@ -172,7 +168,7 @@ class _KeyClient(PrivateKeyJWTOAuthProvider):
         return await super()._perform_authorization()
 
 
-def _provider(url: str, shown: Shown, scope: str | None) -> OAuthClientProvider:
+def _provider(url: str, shown: Shown, scope: str | None, requests: OAuthRequests) -> OAuthClientProvider:
     oauth = shown.oauth
     if shown.private_key:
         return _KeyClient(
@@ -194,7 +190,10 @@ def _provider(url: str, shown: Shown, scope: str | None) -> OAuthClientProvider:
         issuer=oauth.issuer,
     )
     if isinstance(provider, _AssertionClient):
-        provider.assertion, provider.shown_id = shown.assertion, oauth.client_id
+        provider.grant, provider.shown_id = shown.assertion, oauth.client_id
+        provider.identity_provider = (
+            IdentityProvider(requests, oauth, shown.identity_secret) if oauth.identity_provider else None
+        )
     return provider
 
 

@@ -42,17 +42,24 @@ class OAuthRequests:
         self._spec = replace(spec, reach=reach)
         self._server = httpx2.URL(url)
         self._configured = oauth.issuer
+        self._identity_provider = oauth.identity_provider
+        self._field = field
         self._issuer = httpx2.URL(oauth.issuer or url)
         self._verify = verify
         self.nonces = Nonces()
         """Of the server too."""
 
     async def check(self) -> None:
-        """Raise ComponentNotAllowedError where a server came by API and its issuer is not listed.
+        """Raise ComponentNotAllowedError where a server came by API and a host of its config is not listed.
 
-        Raises McpServerUnavailableError and McpTimeoutError where the issuer's host is not found.
+        These are the issuer's and the identity provider's. Raises McpServerUnavailableError and
+        McpTimeoutError where a host is not found.
         """
         await look_up(self._spec, str(self._issuer))
+        if self._identity_provider:
+            reach = self._spec.reach
+            named = replace(reach, field=f"{self._field}.identity_provider") if reach else None
+            await look_up(replace(self._spec, reach=named), self._identity_provider)
 
     def follow(self, issuer: str) -> None:
         """Use the authorization server that the server names. Raises NoTokenError."""
@@ -121,6 +128,9 @@ class OAuthRequests:
 
     def check_address(self, url: httpx2.URL, *, is_metadata: bool = False) -> None:
         """Raise NoTokenError for an address that an answer has named and that is not to be used."""
+        if self._identity_provider and url == self._identity_provider:
+            # The config itself names it, and its rules want TLS.
+            return
         if is_metadata and origin(url) not in {origin(self._server), origin(self._issuer)}:
             raise NoTokenError(f"{url} is neither at the server nor at the issuer of its config")
         here = _is_loopback(url.host)
@@ -128,6 +138,14 @@ class OAuthRequests:
             raise NoTokenError(f"{url} is on this machine, and neither the server nor its issuer is")
         if not is_metadata and url.scheme != "https" and not (here and self._issuer.scheme == "http"):
             raise NoTokenError(f"{url} would get the client's secret without TLS")
+
+
+def refused_by(whom: str, answer: httpx2.Response) -> str:
+    """What to say of a refusal, with what it says itself, as RFC 6749, 5.2 has it."""
+    found = _answer_of(answer)
+    said = [each for name in ("error", "error_description") if isinstance(each := found.get(name), str)]
+    what = f": {': '.join(said)}" if said else ""
+    return f"{whom} refused, with HTTP status {answer.status_code}{what}"
 
 
 def _error_of(response: httpx2.Response) -> object:

@@ -7,7 +7,7 @@ from retinue_kit.allowed_hosts import Reach
 from retinue_kit.secrets import REFERENCE
 
 _KIND = "mcp_server"
-_OAUTH_SECRETS = ("client_secret", "private_key", "assertion")
+_OAUTH_SECRETS = ("client_secret", "private_key", "assertion", "identity_client_secret")
 _TLS_FILES = ("ca_file", "cert_file", "key_file")
 
 

@@ -19,7 +19,7 @@ from retinue_registry.models.fields import (
     optional,
 )
 
-OAUTH_SECRETS = ("client_secret", "private_key", "assertion")
+OAUTH_SECRETS = ("client_secret", "private_key", "assertion", "identity_client_secret")
 """The fields that hold a reference to a secret."""
 
 EXAMPLE = {
@@ -31,10 +31,11 @@ EXAMPLE = {
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 """RFC 6749, 3.3."""
 _DEFAULT = "client_credentials"
+_IDENTITY = ("identity_provider", "identity_client_id", "identity_client_secret")
 _OWN_FIELDS: Mapping[str, tuple[str, ...]] = {
     "client_credentials": ("issuer", "client_id", "client_secret", "private_key", "private_key_algorithm"),
     "authorization_code": ("issuer", "client_id", "client_secret", "client_metadata_url", "redirect_uri"),
-    "jwt_bearer": ("issuer", "client_id", "client_secret", "assertion"),
+    "jwt_bearer": ("issuer", "client_id", "client_secret", "assertion", *_IDENTITY),
 }
 """What has an effect with a grant, beside scopes."""
 _NEEDED = {"client_credentials": ("issuer", "client_id"), "jwt_bearer": ("issuer", "assertion")}
@@ -67,6 +68,9 @@ class OAuthSettings(Part):
     client_metadata_url: Url | None = optional("https://retinue.example.com/client.json")
     redirect_uri: Url | None = optional("http://127.0.0.1:7414/callback")
     assertion: KeyReference | None = optional("${file:/var/run/secrets/token}")
+    identity_provider: Url | None = optional("https://idp.example.com/token")
+    identity_client_id: Required | None = optional("retinue")
+    identity_client_secret: KeyReference | None = optional("${env:IDENTITY_SECRET}")
     require_dpop: bool | None = optional(True, default=False)
 
 
@@ -78,7 +82,7 @@ def check_oauth(transport: str, http: Mapping[str, Any], oauth: Mapping[str, Any
         yield from _check_fields(place, grant, oauth)
     if _is_open(http.get("url")):
         yield Broken((transport, "url"), "must begin with https:// where a token goes to another machine")
-    for name in ("issuer", "redirect_uri"):
+    for name in ("issuer", "redirect_uri", "identity_provider"):
         if _is_open(oauth.get(name)):
             yield Broken((*place, name), "must begin with https:// where a secret goes to another machine")
     headers = http.get("headers")
@@ -101,6 +105,8 @@ def _check_fields(place: tuple[str, str], grant: str, oauth: Mapping[str, Any]) 
         yield Broken((*place, "client_secret"), "needs client_id: a secret is of one client")
     if grant == "authorization_code":
         yield from _check_person(place, oauth)
+    if grant == "jwt_bearer":
+        yield from _check_identity(place, oauth)
 
 
 def _check_client(place: tuple[str, str], oauth: Mapping[str, Any]) -> Iterator[Broken]:
@@ -111,6 +117,14 @@ def _check_client(place: tuple[str, str], oauth: Mapping[str, Any]) -> Iterator[
         yield Broken((*place, found[-1]), f"has {' and '.join(found)}: set one of them")
     if "private_key_algorithm" in oauth and "private_key" not in oauth:
         yield Broken((*place, "private_key_algorithm"), "is without effect: it is for private_key")
+
+
+def _check_identity(place: tuple[str, str], oauth: Mapping[str, Any]) -> Iterator[Broken]:
+    if "identity_provider" in oauth and "client_id" not in oauth:
+        yield Broken((*place, "identity_provider"), "needs client_id: its grant is for one client")
+    for name, needed in zip(_IDENTITY[1:], _IDENTITY, strict=False):
+        if name in oauth and needed not in oauth:
+            yield Broken((*place, name), f"is without effect: it needs {needed}")
 
 
 def _check_person(place: tuple[str, str], oauth: Mapping[str, Any]) -> Iterator[Broken]:

@@ -284,6 +284,10 @@ SSE_WORKLOAD = {
             "grant": "jwt_bearer",
             "issuer": "https://login.example.com",
             "assertion": "${file:/var/run/secrets/token}",
+            "client_id": "retinue",
+            "identity_provider": "https://idp.example.com/token",
+            "identity_client_id": "retinue-at-idp",
+            "identity_client_secret": "${env:IDENTITY_SECRET}",
         },
     }
 }

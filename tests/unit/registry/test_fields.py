@@ -50,6 +50,10 @@ def _login(**changes: Any) -> dict[str, Any]:
     return _oauth(**{"grant": "authorization_code"} | changes)
 
 
+def _workload(**changes: Any) -> dict[str, Any]:
+    return _oauth(**{"grant": "jwt_bearer", "assertion": "${env:A}"} | changes)
+
+
 HTTP_KINDS = (HTTP, SSE, HTTP_OAUTH, SSE_OAUTH, HTTP_LOGIN, SSE_WORKLOAD)
 OF_STEPS = (
     "input",
@@ -322,6 +326,36 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         "is for the grant client_credentials",
     ),
     ("mcp_server", _login(client_id=None), "streamable_http.oauth.client_secret", "needs client_id"),
+    (
+        "mcp_server",
+        _oauth(identity_provider="https://idp.example.com/token"),
+        "streamable_http.oauth.identity_provider",
+        "the grant jwt_bearer",
+    ),
+    (
+        "mcp_server",
+        _workload(client_id=None, client_secret=None, identity_provider="https://idp.example.com/token"),
+        "streamable_http.oauth.identity_provider",
+        "needs client_id",
+    ),
+    (
+        "mcp_server",
+        _workload(identity_provider="http://10.0.0.1/token"),
+        "streamable_http.oauth.identity_provider",
+        "must begin with https://",
+    ),
+    (
+        "mcp_server",
+        _workload(identity_client_id="me"),
+        "streamable_http.oauth.identity_client_id",
+        "it needs identity_provider",
+    ),
+    (
+        "mcp_server",
+        _workload(identity_provider="https://idp.example.com/token", identity_client_secret="${env:S}"),
+        "streamable_http.oauth.identity_client_secret",
+        "it needs identity_client_id",
+    ),
     ("mcp_server", _login(issuer=None), "streamable_http.oauth.client_id", "needs issuer"),
     (
         "mcp_server",

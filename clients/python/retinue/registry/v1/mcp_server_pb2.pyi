@@ -295,6 +295,9 @@ class OAuthSettings(_message.Message):
     REDIRECT_URI_FIELD_NUMBER: _builtins.int
     ASSERTION_FIELD_NUMBER: _builtins.int
     REQUIRE_DPOP_FIELD_NUMBER: _builtins.int
+    IDENTITY_PROVIDER_FIELD_NUMBER: _builtins.int
+    IDENTITY_CLIENT_ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_CLIENT_SECRET_FIELD_NUMBER: _builtins.int
     issuer: _builtins.str
     """Identifier of the authorization server that knows the client,
     `https://login.example.com`, exactly as its metadata has it. The client's
@@ -341,6 +344,21 @@ class OAuthSettings(_message.Message):
     that nobody else can use them. Where it is not set they are where the
     server takes no others; it may say so by itself.
     """
+    identity_provider: _builtins.str
+    """Address of the token endpoint of an identity provider,
+    `https://idp.example.com/token`. With it the assertion is what the provider
+    says of a person, an ID token, which is exchanged there for a grant for the
+    issuer (MCP's enterprise-managed authorization, SEP-990). For the grant JWT
+    bearer, with client_id.
+    """
+    identity_client_id: _builtins.str
+    """The name under which the identity provider knows the host, where it wants
+    one.
+    """
+    identity_client_secret: _builtins.str
+    """Secret value, a reference: `${env:IDENTITY_SECRET}`. What that client shows
+    to the identity provider.
+    """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Scopes to ask for; those that the server, or its authorization server,
@@ -361,10 +379,13 @@ class OAuthSettings(_message.Message):
         redirect_uri: _builtins.str = ...,
         assertion: _builtins.str = ...,
         require_dpop: _builtins.bool = ...,
+        identity_provider: _builtins.str = ...,
+        identity_client_id: _builtins.str = ...,
+        identity_client_secret: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assertion", b"assertion", "client_id", b"client_id", "client_metadata_url", b"client_metadata_url", "client_secret", b"client_secret", "grant", b"grant", "issuer", b"issuer", "private_key", b"private_key", "private_key_algorithm", b"private_key_algorithm", "redirect_uri", b"redirect_uri", "require_dpop", b"require_dpop", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assertion", b"assertion", "client_id", b"client_id", "client_metadata_url", b"client_metadata_url", "client_secret", b"client_secret", "grant", b"grant", "identity_client_id", b"identity_client_id", "identity_client_secret", b"identity_client_secret", "identity_provider", b"identity_provider", "issuer", b"issuer", "private_key", b"private_key", "private_key_algorithm", b"private_key_algorithm", "redirect_uri", b"redirect_uri", "require_dpop", b"require_dpop", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
