@@ -78,6 +78,8 @@ class AuthorizationServer:
         self.binds = True
         """Whether it knows DPoP."""
         self._codes: dict[str, Code] = {}
+        self._signed: set[str] = set()
+        """What clients have signed; each counts once."""
 
     def app(self) -> Starlette:
         """What to serve."""
@@ -138,6 +140,9 @@ class AuthorizationServer:
         self.shown.append(shown)
         if self.answer is not None:
             return self.answer
+        if (signed := form.get("client_assertion", "")) in self._signed:
+            return JSONResponse({"error": "invalid_client", "error_description": "a replay"}, 401)
+        self._signed |= {signed} - {""}
         key = ""
         if self.binds and "dpop" in request.headers:
             try:

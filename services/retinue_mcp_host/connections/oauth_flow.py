@@ -85,7 +85,8 @@ class Flow:
             while (request := await flow.asend(response)) is not probe:
                 if request.method == "POST" and is_bound(self._shown.oauth, self._provider, challenge):
                     key = self._shown.key
-                    response = await self._requests.send_bound(request, key)
+                    remade = self._provider.remade if isinstance(self._provider, _KeyClient) else None
+                    response = await self._requests.send_bound(request, key, remade)
                 else:
                     response = await self._requests.send(request)
                 self._answer = response if request.method == "POST" else None
@@ -160,6 +161,10 @@ class _AssertionClient(_SecretClient):
 
 class _KeyClient(PrivateKeyJWTOAuthProvider):
     """Signs with its key, and asks for the scopes that were chosen."""
+
+    async def remade(self) -> httpx2.Request:
+        """Another request for a token: what was signed for one counts once (RFC 7523, 3)."""
+        return await self._perform_authorization()
 
     async def _perform_authorization(self) -> httpx2.Request:
         self.context.client_metadata.scope = (

@@ -3,6 +3,7 @@
 import base64
 import ipaddress
 import ssl
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -85,16 +86,23 @@ class OAuthRequests:
                 await response.aclose()
         return response
 
-    async def send_bound(self, request: httpx2.Request, key: ProofKey) -> httpx2.Response:
+    async def send_bound(
+        self,
+        request: httpx2.Request,
+        key: ProofKey,
+        remade: Callable[[], Awaitable[httpx2.Request]] | None = None,
+    ) -> httpx2.Response:
         """Ask for a token that is bound to a key, once more where the first proof lacks a nonce.
 
-        The answer is as for a token that is not bound: nobody below knows another kind. Raises as `send`
-        does; NoTokenError where the token is not bound, or the key's proof is not taken.
+        `remade` makes the second request, where the first cannot be sent again as it is. The answer is as
+        for a token that is not bound: nobody below knows another kind. Raises as `send` does; NoTokenError
+        where the token is not bound, or the key's proof is not taken.
         """
         request.headers[PROOF] = key.proof(request, self.nonces.of(request.url))
         response = await self.send(request)
         nonce = self.nonces.take(response)
         if nonce and _error_of(response) == WANTS_NONCE:
+            request = request if remade is None else await remade()
             request.headers[PROOF] = key.proof(request, nonce)
             response = await self.send(request)
             self.nonces.take(response)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from retinue.errors import McpLoginFailedError, McpLoginRequiredError, McpServerUnavailableError
 from retinue.registry.v1 import mcp_server_pb2
@@ -179,6 +181,24 @@ async def test_nonces_of_both_servers_are_put_into_the_proofs(host: Host, protec
     protected.authorization.valid.clear()
     assert await hello(host) == "hello"
     assert authorization.taken[-1]["nonce"] == "nonce-2"
+
+
+async def test_what_a_client_signs_goes_with_one_request_also_where_a_nonce_is_wanted(
+    host: Host, protected: Protected, tmp_path: Path
+) -> None:
+    key, path = ec.generate_private_key(ec.SECP256R1()), tmp_path / "client.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    public = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    protected.authorization.public_key = key.public_key().public_bytes(*public).decode()
+    protected.authorization.proofs.next_nonce = counting()
+    shown = {"client_secret": "", "private_key": f"${{file:{path}}}", "private_key_algorithm": "ES256"}
+    put(host, protected, **shown)
+    assert await hello(host) == "hello"
+    assert protected.authorization.proofs.refused == ["another nonce"]
 
 
 async def test_a_login_is_finished_and_renewed_with_nonces(host: Host, protected: Protected) -> None:
