@@ -212,11 +212,11 @@ async def test_a_login_outlasts_garbage_when_it_is_renewed(
 async def test_an_authorization_server_that_never_answers_is_given_up(
     host: Host, protected: Protected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flows, "STEP_S", 0.2)
     put_login(host, protected)
     started = await start(host)
     sent_on = await open_page(started.authorization_url)
     protected.authorization.answers.clear()
+    monkeypatch.setattr(flows, "STEP_S", 0.2)
     with pytest.raises(McpLoginFailedError, match=r"did not answer in 0\.2 s"):
         await host.servers.finish_login(started.login_id, sent_on)
     protected.authorization.answers.set()
