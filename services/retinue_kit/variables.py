@@ -30,7 +30,8 @@ VARIABLES = frozenset(
         *("PREWARM_NAMESPACES", "LOGINS_FILE"),
         *("STORE", "LEASE_S", "MAX_ACTIVE_RUNS", "MAX_QUEUED_RUNS", "MAX_DEPTH"),
         *("HEARTBEAT_S", "RETAIN_DAYS", "RETAIN_SESSIONS"),
-        *("API_ENV", "API_FILES", "API_HOSTS", "API_COMMANDS"),
+        *("WORKERS_AHEAD", "MAX_WORKERS", "WORKER_MEMORY_BYTES", "WORKER_CONNECT_S"),
+        *("API_ENV", "API_FILES", "API_HOSTS", "API_COMMANDS", "API_MODULES"),
         # Of the `retinue` command and of the Node client.
         *("DEBUG", "PROTOS"),
     )

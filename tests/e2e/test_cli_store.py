@@ -14,7 +14,9 @@ import pytest
 from pymongo import MongoClient
 
 from retinue.engine.v1 import event_pb2, service_pb2
+from retinue_engine.stores.mongo import schema as mongo_schema
 from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.sqlite import schema as sqlite_schema
 from retinue_engine.stores.sqlite.store import open_sqlite_store
 from retinue_engine.stores.store import Store
 from tests.contract.engine_store.rows import end_of, ends, make_run, record
@@ -41,6 +43,9 @@ class Kept:
 
     def __init__(self, address: str, folder: Path) -> None:
         self.address = address
+        self.newest = (
+            sqlite_schema.SCHEMA_VERSION if address.startswith("sqlite:") else mongo_schema.SCHEMA_VERSION
+        )
         self._project = Project(folder)
 
     def open(self) -> AbstractAsyncContextManager[Store]:
@@ -181,9 +186,9 @@ async def test_an_older_store_is_left_alone_until_it_is_migrated(kept: Kept) -> 
         assert "has version 1" in done.stderr
         assert "retinue store migrate" in done.stderr
     migrated = json.loads(kept.store("migrate", "--json").stdout)
-    assert (migrated["from_version"], migrated["to_version"]) == (1, 2)
+    assert (migrated["from_version"], migrated["to_version"]) == (1, kept.newest)
     again = kept.store("migrate")
-    assert (again.returncode, again.stdout.split(": ")[-1]) == (0, "is at version 2 already\n")
+    assert (again.returncode, again.stdout.split(": ")[-1]) == (0, f"is at version {kept.newest} already\n")
     assert kept.store("prune", "--days", "30", "--dry-run").returncode == 0
 
 
@@ -192,7 +197,7 @@ async def test_while_an_engine_works_on_a_file_it_can_be_checked_and_not_pruned(
     await kept.fill("a")
     async with kept.open():
         assert kept.store("check").returncode == 0
-        assert "at version 2 already" in kept.store("migrate").stdout
+        assert f"at version {kept.newest} already" in kept.store("migrate").stdout
         refused = kept.store("prune", "--days", "1")
         assert refused.returncode == 1
         assert refused.stderr.startswith(f"error: another engine works on {kept.path}: stop it")
@@ -220,7 +225,7 @@ def test_what_is_no_store_is_said_in_one_line(tmp_path: Path) -> None:
     nameless = Kept("mongodb://user:secret@127.0.0.1:1", tmp_path / "shop")
     for kept, status, words in (
         (garbage, 1, "cannot be read: file is not a database"),
-        (newer, 1, "has version 99, and this Retinue knows versions up to 2"),
+        (newer, 1, f"has version 99, and this Retinue knows versions up to {newer.newest}"),
         (wrong, 2, "RETINUE_STORE: 'postgres://here' is not a store"),
         (nameless, 1, "names no database"),
     ):
