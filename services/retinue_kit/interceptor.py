@@ -16,8 +16,8 @@ from retinue.errors import (
     RetinueError,
     ServiceUnavailableError,
     UnauthenticatedError,
-    status_from_error,
 )
+from retinue.rpc_status import status_from_error
 from retinue_kit.metrics import CALL_SECONDS, CALLS, CALLS_ACTIVE
 from retinue_kit.settings import ServiceSettings
 from retinue_kit.tracing import TRACEPARENT, enter_trace, leave_trace

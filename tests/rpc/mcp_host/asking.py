@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc.aio
 
-from retinue.errors import InvalidArgumentError, McpServerRequestNotFoundError, error_from_rpc
+from retinue.errors import InvalidArgumentError, McpServerRequestNotFoundError
 from retinue.mcphost.v1 import server_request_pb2, service_pb2, tool_pb2
+from retinue.rpc_status import error_from_rpc
 
 from .hosting import SOON_S, Host, until
 

@@ -13,11 +13,12 @@ from typing import Any
 import grpc.aio
 
 from retinue.client import Access, Servers, Tools, open_channel
-from retinue.errors import ComponentNotFoundError, status_from_error
+from retinue.errors import ComponentNotFoundError
 from retinue.mcphost.v1 import service_pb2, service_pb2_grpc, tool_pb2
 from retinue.registry.v1 import component_pb2, mcp_server_pb2
 from retinue.registry.v1 import service_pb2 as registry_pb2
 from retinue.registry.v1 import service_pb2_grpc as registry_grpc
+from retinue.rpc_status import status_from_error
 from retinue_kit.server import open_server
 from retinue_mcp_host.app import open_app
 from retinue_mcp_host.settings import McpHostSettings

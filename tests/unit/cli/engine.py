@@ -17,7 +17,8 @@ from retinue.engine.v1 import (
     service_pb2_grpc,
     session_pb2,
 )
-from retinue.errors import RetinueError, RunNotFoundError, SequenceOutOfRangeError, status_from_error
+from retinue.errors import RetinueError, RunNotFoundError, SequenceOutOfRangeError
+from retinue.rpc_status import status_from_error
 
 from .stories import RUN_ID, SESSION_ID
 

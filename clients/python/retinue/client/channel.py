@@ -10,7 +10,8 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
-from retinue.errors import RetinueError, ServiceUnavailableError, error_from_rpc
+from retinue.errors import RetinueError, ServiceUnavailableError
+from retinue.rpc_status import error_from_rpc
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
