@@ -46,10 +46,15 @@ class Step:
     tags: Sequence[str] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for a step that does nothing: when the code is loaded, not when its turn comes."""
+        if self.does is None and type(self).run is Step.run:
+            raise TypeError(f"the step {self.name} does nothing: give it `does`, or write `run`")
+
     async def run(self, ctx: "StepContext") -> Any:
         """Do it; what it gives is its output, JSON or what pydantic makes JSON of."""
         if self.does is None:
-            raise NotImplementedError(f"the step {self.name} does nothing: give it `does`, or write `run`")
+            return None
         if inspect.iscoroutinefunction(self.does):
             return await self.does(ctx)
         return await asyncio.to_thread(self.does, ctx)

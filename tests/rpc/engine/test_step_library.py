@@ -11,6 +11,7 @@ import pytest
 from retinue.common.v1 import error_pb2 as pb
 from retinue.engine.v1 import run_pb2
 from retinue.errors import reason_name
+from retinue_workflow import Step
 from tests.rpc.engine.test_custom_workflows import AGENTS, SCRIPT, custom
 from tests.rpc.engine.test_linear_workflows import completed, steps_of
 from tests.suite import Suite, lines, open_processes, stdio_server, until
@@ -184,3 +185,8 @@ async def test_a_workflow_of_steps_whose_engine_is_killed_does_each_step_once(tm
         done = Counter(event.step_completed.step for event in events if event.HasField("step_completed"))
         assert set(done.values()) == {1}
         assert {each["arguments"]["n"] for each in suite.notes()} == {0, 1, 2, 3}
+
+
+def test_a_step_that_does_nothing_is_refused_when_it_is_made() -> None:
+    with pytest.raises(TypeError, match="the step idle does nothing: give it `does`"):
+        Step("idle")
