@@ -154,6 +154,7 @@ def session_to_proto(row: SessionRow) -> session_pb2.Session:
         message_count=row.message_count,
         labels=row.labels,
         active_run_id=row.active_run_id or "",
+        base_session_id=row.base_session_id,
         totals=session_pb2.SessionTotals(
             runs=totals.runs,
             usage=Usage(

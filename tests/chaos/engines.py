@@ -53,7 +53,8 @@ class Engines:
 
 
 @contextmanager
-def _database(folder: Path) -> Iterator[tuple[MongoDB | None, str]]:
+def database(folder: Path) -> Iterator[tuple[MongoDB | None, str]]:
+    """A MongoDB server, None where the environment names one, and the address of a database there."""
     given = given_uri()
     if given is not None:
         yield None, given
@@ -70,7 +71,7 @@ async def open_engines(
 ) -> AsyncIterator[Engines]:
     """Open everything; see `open_processes`."""
     async with AsyncExitStack() as stack:
-        mongodb, uri = await asyncio.to_thread(stack.enter_context, _database(folder / "mongodb"))
+        mongodb, uri = await asyncio.to_thread(stack.enter_context, database(folder / "mongodb"))
         env = {"RETINUE_STORE": uri, "RETINUE_LEASE_S": str(lease_s), "RETINUE_HEARTBEAT_S": "1"}
         first = await stack.enter_async_context(open_processes(folder, script, env=env, **project))
         (folder / "second").mkdir()

@@ -1,5 +1,6 @@
 """A tree whose engine is killed at one of its events after another goes on each time, and loses nothing."""
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +27,10 @@ async def stored_events(client: Client, run_id: str, after: int) -> Story:
     return [event async for event in client.runs.events(run_id, after_sequence=after)]
 
 
-async def follow_and_kill(suite: Processes, callers: Callers, run_id: str) -> tuple[Story, int]:
-    """The story, and how often the engine was killed when it told of something new.
+async def follow_and_kill(
+    suite: Processes, callers: Callers, run_id: str, at: Collection[str] = ()
+) -> tuple[Story, int]:
+    """The story, and how often the engine was killed when it told of something new; `at` says of what.
 
     How often that is nobody can say: between two kills a quick engine may come far.
     """
@@ -39,6 +42,8 @@ async def follow_and_kill(suite: Processes, callers: Callers, run_id: str) -> tu
             story.append(event)
             what = event.path, event.WhichOneof("event")
             if what in told or what[1] in ("run_claimed", "message_discarded", "run_finished"):
+                continue
+            if at and what[1] not in at:
                 continue
             told.add(what)
             await suite.engine_process.kill()

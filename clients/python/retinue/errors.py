@@ -279,6 +279,11 @@ class SessionBusyError(RetinueError):
     code = StatusCode.ABORTED
 
 
+class SessionOfStepError(RetinueError):
+    reason = pb.ERROR_REASON_SESSION_OF_STEP
+    code = StatusCode.FAILED_PRECONDITION
+
+
 class OutputInvalidError(RetinueError):
     reason = pb.ERROR_REASON_OUTPUT_INVALID
     code = StatusCode.ABORTED

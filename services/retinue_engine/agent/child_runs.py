@@ -16,9 +16,19 @@ from retinue_engine.agent.tree import Child
 from retinue_engine.agent.work import AnyRun, Work
 from retinue_engine.ids import new_run_id
 from retinue_engine.outcome import cancelled, fill_result
+from retinue_engine.story.step_sessions import StepSession
+
+NO_SESSION = StepSession()
 
 
-def begin_child(run: AnyRun, target: ComponentRef, message: str, path: str, call_id: str = "") -> Child:
+def begin_child(
+    run: AnyRun,
+    target: ComponentRef,
+    message: str,
+    path: str,
+    call_id: str = "",
+    session: StepSession = NO_SESSION,
+) -> Child:
     """Begin a run inside a run, at a path. Raises RunDepthExceededError."""
     if run.depth >= run.work.means.max_depth:
         raise RunDepthExceededError(
@@ -27,9 +37,17 @@ def begin_child(run: AnyRun, target: ComponentRef, message: str, path: str, call
             max_depth=run.work.means.max_depth,
         )
     started = event_pb2.ChildRunStarted(
-        parent_run_id=run.run_id, call_id=call_id, target=target, message=message, depth=run.depth + 1
+        parent_run_id=run.run_id,
+        call_id=call_id,
+        target=target,
+        message=message,
+        depth=run.depth + 1,
+        session_id=session.session_id,
+        history_position=session.position,
     )
     run_id = new_run_id()
+    if session.history:
+        run.work.tree.remember(run_id, session.history)
     run.work.emit(run_id, path, child_run_started=started)
     return run.work.tree.child(run_id)
 
@@ -44,6 +62,7 @@ def end_child(work: Work, child: Child, result: RunResult) -> None:
 def finish_child(work: Work, child: Child, result: RunResult) -> None:
     """Write the end of a child. What its caller is not told of a long answer stands in its last message."""
     fill_result(result, child.state, time.time_ns() // 1000 - child.create_us)
+    result.session_id = child.started.session_id
     result.output = cut(result.output)
     if not fits(result.structured_json):
         result.structured_json = ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from retinue.engine.v1 import event_pb2, run_pb2
-from retinue_engine.agent.conversation import Asked, Conversation
+from retinue_engine.agent.conversation import Asked, Conversation, Message
 from retinue_engine.agent.spent import Spent
 from retinue_engine.custom.definition import CustomDefinition
 from retinue_engine.custom.progress import CustomProgress
@@ -82,7 +82,8 @@ class Tree:
         self.suspended_us = 0
         """How long it waited for people, or was paused, so far."""
         self._suspended_at_us: int | None = None
-        self._callee = callee
+        self.callee = callee
+        self._histories: dict[str, Sequence[Message]] = {}
         self._children: dict[str, Child] = {}
         self._by_call: dict[tuple[str, str], Child] = {}
         self._by_step: dict[tuple[str, str], list[Child]] = {}
@@ -113,6 +114,14 @@ class Tree:
         elif event.HasField("child_run_started"):
             self._begin(event)
 
+    def remember(self, run_id: str, history: Sequence[Message]) -> None:
+        """Give a child what it begins with, before it does."""
+        self._histories[run_id] = history
+
+    def run_ids(self) -> Collection[str]:
+        """The ids of the runs inside the tree."""
+        return self._children.keys()
+
     def apply_all(self, events: Iterable[event_pb2.RunEvent]) -> None:
         """Take in events, in order."""
         for event in events:
@@ -120,9 +129,9 @@ class Tree:
 
     def _begin(self, event: event_pb2.RunEvent) -> None:
         started = event.child_run_started
-        definition = self._callee(started.target.kind, started.target.name)
+        definition = self.callee(started.target.kind, started.target.name)
         spent = Spent(self._spent(started.parent_run_id))
-        state = new_state(definition, started.message, spent)
+        state = new_state(definition, started.message, spent, self._histories.pop(event.run_id, ()))
         # What a call is a child of is told by its place, not by its id: models give ids more than once.
         child = Child(
             event.run_id,
@@ -184,10 +193,12 @@ class Tree:
         ]
 
 
-def new_state(definition: Definition, message: str, spent: Spent | None = None) -> Standing:
-    """Where a run stands that has just begun, without a session's history."""
+def new_state(
+    definition: Definition, message: str, spent: Spent | None = None, history: Sequence[Message] = ()
+) -> Standing:
+    """Where a run stands that has just begun. Of a session's history only agents have a use."""
     if isinstance(definition, CustomDefinition):
         return CustomProgress(message, spent)
     if isinstance(definition, WorkflowDefinition):
         return Progress(message, spent, definition.state_json)
-    return Conversation(definition.system_prompt, (), message, spent)
+    return Conversation(definition.system_prompt, history, message, spent)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from retinue.engine.v1 import event_pb2
 from retinue_engine.agent.attachments import FindBlob
 from retinue_engine.agent.conversation import Conversation
-from retinue_engine.agent.tree import Tree
+from retinue_engine.agent.tree import Definition, Tree
 from retinue_engine.definition import AgentDefinition
 from retinue_engine.llm.pricing import PriceTable
 from retinue_engine.llm.routing import Models
@@ -15,6 +15,7 @@ from retinue_engine.memory import MemoryRow
 from retinue_engine.stores.store import Effects, RunRow, Totals
 from retinue_engine.story.effects import effects_of
 from retinue_engine.story.journal import Journal
+from retinue_engine.story.step_sessions import StepSession
 from retinue_engine.tools import Toolbox
 from retinue_engine.workers.link import OpenWorker
 from retinue_engine.workflow.definition import WorkflowDefinition
@@ -76,6 +77,9 @@ class Arrivals:
 FindMemories = Callable[[Sequence[str], Mapping[str, str], int], Awaitable[list[MemoryRow]]]
 """Finds texts that were kept, by words and labels, at most so many; without words the newest."""
 
+OpenStepSession = Callable[[str, Definition], Awaitable[StepSession]]
+"""Opens the session of a step for a run of something."""
+
 
 @dataclass(slots=True)
 class Work:
@@ -90,6 +94,7 @@ class Work:
     """Whether the run is to stop at the next safe point."""
     find_blob: FindBlob
     find_memories: FindMemories
+    open_step_session: OpenStepSession
     session: Totals = field(default_factory=Totals)
     """What the session's earlier runs have used; of interest only where there is a budget for it."""
     arrivals: Arrivals = field(default_factory=Arrivals)
@@ -115,6 +120,14 @@ class RunAtWork:
     path: str
     """Of the run in its tree; empty for the root."""
     depth: int
+
+    @property
+    def session_id(self) -> str:
+        """The session that it reads and writes; empty where it has none."""
+        row = self.work.row
+        if self.run_id == row.run_id:
+            return row.session_id
+        return self.work.tree.child(self.run_id).started.session_id
 
     def place(self, step: str) -> str:
         """The path of a step of this run."""

@@ -44,7 +44,7 @@ def check_options(options: run_pb2.RunOptions) -> None:
         raise InvalidArgumentError("the options cannot be accepted as they are", violations=found)
 
 
-_OF_WORKFLOWS = frozenset(("timeout", "budget", "session_budget", "variables"))
+_OF_WORKFLOWS = frozenset(("timeout", "budget", "session_budget", "variables", "include_history"))
 
 
 def check_workflow_options(options: run_pb2.RunOptions) -> None:

@@ -41,6 +41,7 @@ from retinue_engine.runs.supervisor import ActiveRun
 from retinue_engine.stores.store import NOW, RunRow, Store, Totals
 from retinue_engine.story.history import definition_of, replay
 from retinue_engine.story.journal import MAX_EVENT_BYTES
+from retinue_engine.story.step_sessions import StepSession, open_step_session
 
 log = structlog.get_logger()
 
@@ -105,7 +106,11 @@ class Worker:
 
         async def find_blob(run_id: str, blob_id: str) -> bytes | None:
             # A child's attachments are kept with the root of its tree.
-            root_run_id = row.run_id if run_id in tree else run_id
+            if run_id in tree:
+                root_run_id = row.run_id
+            else:
+                run = await _patiently(row, partial(store.get_run, row.namespace, run_id))
+                root_run_id = run.root_run_id if run else run_id
             blob = await _patiently(row, partial(store.get_blob, root_run_id, blob_id))
             return blob.data if blob else None
 
@@ -119,6 +124,9 @@ class Worker:
                 row, partial(store.list_memories, row.namespace, labels, None, limit, now_us())
             )
 
+        async def open_session(session_id: str, definition: Definition) -> StepSession:
+            return await _patiently(row, partial(open_step_session, store, row, tree, session_id, definition))
+
         return Work(
             row=row,
             tree=tree,
@@ -127,6 +135,7 @@ class Worker:
             paused=lambda: row.pause_reason is not None,
             find_blob=find_blob,
             find_memories=find_memories,
+            open_step_session=open_session,
         )
 
     async def _replay(self, active: ActiveRun) -> Tree:

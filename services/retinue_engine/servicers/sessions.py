@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 
 from retinue.engine.v1 import service_pb2, service_pb2_grpc
-from retinue.errors import InvalidArgumentError, SessionNotFoundError
+from retinue.errors import InvalidArgumentError, SessionNotFoundError, SessionOfStepError
 from retinue_engine.convert import message_to_proto, run_to_proto, session_to_proto
 from retinue_engine.runs.violations import labels
 from retinue_engine.stores.store import RunFilter, SessionRow, Store
@@ -41,7 +41,11 @@ class SessionServicer(service_pb2_grpc.SessionServiceServicer):
         place = decode_page_token(request.page_token, int, str)
         before = (int(place[0]), str(place[1])) if place else None
         rows = await self._store.list_sessions(
-            request.namespace or "default", before, limit + 1, dict(request.labels)
+            request.namespace or "default",
+            before,
+            limit + 1,
+            dict(request.labels),
+            request.base_session_id,
         )
         more = len(rows) > limit
         rows = rows[:limit]
@@ -81,7 +85,15 @@ class SessionServicer(service_pb2_grpc.SessionServiceServicer):
     async def DeleteSession(
         self, request: service_pb2.DeleteSessionRequest, _context: Context
     ) -> service_pb2.DeleteSessionResponse:
-        deleted = await self._store.delete_session(request.namespace or "default", request.session_id)
+        session = await self._find(request.namespace, request.session_id)
+        if session.base_session_id:
+            raise SessionOfStepError(
+                f"session {session.session_id} is that of a step: delete {session.base_session_id}, and it "
+                "goes with it",
+                session_id=session.session_id,
+                base_session_id=session.base_session_id,
+            )
+        deleted = await self._store.delete_session(session.namespace, session.session_id)
         if deleted is None:
             raise _not_found(request.session_id)
         return service_pb2.DeleteSessionResponse(deleted_runs=deleted)
@@ -90,6 +102,17 @@ class SessionServicer(service_pb2_grpc.SessionServiceServicer):
         self, request: service_pb2.ExportSessionRequest, _context: Context
     ) -> AsyncIterator[service_pb2.ExportSessionResponse]:
         session = await self._find(request.namespace, request.session_id)
+        async for piece in self._export(session):
+            yield piece
+        before: tuple[int, str] | None = None
+        find = self._store.list_sessions
+        while rows := await find(session.namespace, before, _PAGE, base=session.session_id):
+            for row in rows:
+                async for piece in self._export(row):
+                    yield piece
+            before = (rows[-1].create_us, rows[-1].session_id)
+
+    async def _export(self, session: SessionRow) -> AsyncIterator[service_pb2.ExportSessionResponse]:
         yield service_pb2.ExportSessionResponse(session=session_to_proto(session))
         after = 0
         while rows := await self._store.list_messages(session.namespace, session.session_id, after, _PAGE):

@@ -53,7 +53,7 @@ class RunRow:
     lease_us: int = 0
     """When others may try to take the run over; decides nothing but when to try."""
     parent_run_id: str = ""
-    """Empty for the root of a tree. A child has no lease, no claim and no session of its own."""
+    """Empty for the root of a tree. A child has no lease and no claim, and never a turn in its session."""
     path: str = ""
     """A child's place in its tree."""
     origin_run_id: str = ""
@@ -112,7 +112,7 @@ class RunOutcome:
     namespace: str
     run_id: str
     session_id: str
-    """Empty for a child: it adds nothing to a session."""
+    """Empty for a child that has none."""
     state: int
     end_us: int
     result: bytes
@@ -120,6 +120,11 @@ class RunOutcome:
     """What the run adds to its session, in the OpenAI format as JSON."""
     totals: Totals = Totals()
     """What it adds to its session's totals, its children included."""
+    base_session_id: str = ""
+    """The session of the tree, for a child that has a session: a step's, which is made where there is none.
+
+    One that is of another base, or has a run of its own at work, is left alone.
+    """
     closes_inputs: bool = False
     """Whether requests for input of its tree may be pending, which nobody can answer any more."""
 
@@ -214,6 +219,8 @@ class SessionRow:
     """The run that has its turn."""
     labels: Mapping[str, str] = field(default_factory=dict)
     totals: Totals = Totals()
+    base_session_id: str = ""
+    """Of a step's session: that of its run tree. Empty for any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,10 +408,12 @@ class Store(Protocol):
         before: tuple[int, str] | None,
         limit: int,
         labels: Mapping[str, str] | None = None,
+        base: str = "",
     ) -> list[SessionRow]:
         """Sessions, the newest first, that come after a place `(create_us, session_id)` in that order.
 
-        With `labels`, only those that have each of them with its value.
+        Those of the steps of `base`; where it is empty, those of no step. With `labels`, only those that have
+        each of them with its value.
         """
 
     async def label_session(
@@ -415,13 +424,19 @@ class Store(Protocol):
     async def delete_session(self, namespace: str, session_id: str) -> int | None:
         """Delete a session with its runs, their children, journals, inputs, blobs and messages.
 
+        The sessions of its steps go with it; one in which a run of its own is at work stays, and is of no
+        step from then on. A step's session alone: SessionOfStepError.
+
         Return how many runs there were, children included; None where there is no such session. Raises
         SessionBusyError where one of them has not ended: nothing is deleted then. Killed in the middle, it
         can be done again.
         """
 
     async def old_sessions(self, before_us: int, limit: int) -> list[tuple[str, str]]:
-        """(namespace, session_id) of free sessions without queued runs, last used before a time."""
+        """(namespace, session_id) of free sessions without queued runs, last used before a time.
+
+        None of a step: those go with the session to which they belong.
+        """
 
     async def surplus_sessions(self, keep: int, limit: int) -> list[tuple[str, str]]:
         """The same of those beyond the `keep` sessions, free or not, that their namespace used last."""

@@ -64,7 +64,7 @@ def _child_started(root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Effe
         target_kind=started.target.kind,
         target_name=started.target.name,
         target_version=started.target.version,
-        session_id="",
+        session_id=started.session_id,
         create_us=event.time.ToMicroseconds(),
         request=request.SerializeToString(),
         definition=b"",
@@ -77,15 +77,22 @@ def _child_started(root: RunRow, _tree: Tree, event: event_pb2.RunEvent) -> Effe
 
 
 def _child_finished(root: RunRow, tree: Tree, event: event_pb2.RunEvent) -> Effects:
-    asked = tree.child(event.run_id).state.requests()
+    child = tree.child(event.run_id)
+    asked = child.state.requests()
     result = event.child_run_finished.result
+    session_id = child.started.session_id
+    # A step is tried again, and its branches are given up: its session has what came of it.
+    keeps = session_id and result.state == run_pb2.RUN_STATE_SUCCEEDED
     outcome = RunOutcome(
         namespace=root.namespace,
         run_id=event.run_id,
-        session_id="",
+        session_id=session_id,
+        base_session_id=root.session_id if session_id else "",
         state=result.state,
         end_us=event.time.ToMicroseconds(),
         result=result.SerializeToString(),
+        messages=child.state.session_messages() if keeps else (),
+        totals=_totals(result, tree.suspended_us - child.suspended_before_us),
     )
     # Nobody can answer any more what it asked.
     unheard = [each.request.input_id for each in asked if each.answer is None]

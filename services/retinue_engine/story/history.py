@@ -14,6 +14,7 @@ from retinue_engine.agent.conversation import Conversation, Message
 from retinue_engine.agent.tree import Definition, Tree, new_state
 from retinue_engine.convert_definition import callee_definition, root_definition
 from retinue_engine.stores.store import RunRow, Store
+from retinue_engine.story.step_sessions import read_histories
 from retinue_engine.workflow.convert_definition import workflow_definition
 from retinue_engine.workflow.definition import WorkflowDefinition
 
@@ -64,6 +65,8 @@ async def replay(store: Store, row: RunRow, events: Sequence[event_pb2.RunEvent]
     callee = functools.partial(callee_from, row.definition, options)
     if isinstance(definition, WorkflowDefinition):
         tree = Tree(row.run_id, new_state(definition, request.message), callee)
+        for run_id, known in (await read_histories(store, row, events)).items():
+            tree.remember(run_id, known)
         tree.apply_all(events)
         return tree
     history: list[Message] = []

@@ -21,11 +21,12 @@ from retinue.errors import (
     reason_name,
 )
 from retinue.registry.v1.component_pb2 import ComponentRef
-from retinue_engine.agent.child_runs import begin_child, end_child, finish_child
+from retinue_engine.agent.child_runs import NO_SESSION, begin_child, end_child, finish_child
 from retinue_engine.agent.inputs import emit_request
 from retinue_engine.agent.tree import Child
 from retinue_engine.agent.work import WorkflowRun
 from retinue_engine.outcome import cancelled, run_error
+from retinue_engine.story.step_sessions import StepSession, session_of_step
 from retinue_engine.workflow.branches import Branches
 from retinue_engine.workflow.deadlines import after
 from retinue_engine.workflow.definition import (
@@ -122,7 +123,8 @@ class Acting:
         child = run.work.tree.child_of_call(run.run_id, run.place(place))
         if child is None:
             target = ComponentRef(kind=action.kind, name=action.name, version=action.version)
-            child = begin_child(run, target, asked, run.place(place))
+            session = await self._open_session(action, place)
+            child = begin_child(run, target, asked, run.place(place), session=session)
         result = child.result
         if result is None:
             result = await self._work_on(run, child)
@@ -135,6 +137,14 @@ class Acting:
         # What is cut in the result stands whole in the child's state.
         structured = json.loads(result.structured_json) if result.structured_json else None
         return StepResult(child.state.output, structured)
+
+    async def _open_session(self, action: RunAction, place: str) -> StepSession:
+        """What is inside a call of an agent has no session, as that has none."""
+        run = self._run
+        if not run.session_id:
+            return NO_SESSION
+        definition = run.work.tree.callee(action.kind, action.name)
+        return await run.work.open_step_session(session_of_step(run.session_id, place), definition)
 
     async def _ask(self, action: AskAction, place: str, _values: Values, question: str) -> StepResult | None:
         known = self._run.state.asked.get(place)

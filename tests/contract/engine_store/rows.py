@@ -99,8 +99,9 @@ def end_of(
     end_us: int = 0,
     totals: Totals = Totals(),  # noqa: B008 - it is frozen
     closes_inputs: bool = False,
+    base: str = "",
 ) -> RunOutcome:
-    """A run's end."""
+    """A run's end; with `base` that of a step's."""
     return RunOutcome(
         run.namespace,
         run.run_id,
@@ -110,6 +111,7 @@ def end_of(
         b"result of " + run.run_id.encode(),
         messages,
         totals,
+        base,
         closes_inputs,
     )
 

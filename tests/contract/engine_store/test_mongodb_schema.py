@@ -12,7 +12,7 @@ from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
 from retinue.engine.v1.service_pb2 import StreamRunResponse
 from retinue_engine.stores.mongo.check import check
 from retinue_engine.stores.mongo.documents import run_document
-from retinue_engine.stores.mongo.schema import migrate, open_collections
+from retinue_engine.stores.mongo.schema import SCHEMA_VERSION, migrate, open_collections
 from retinue_engine.stores.mongo.store import open_mongo_store
 from retinue_engine.stores.store import (
     RUN_STATE_QUEUED,
@@ -109,6 +109,26 @@ async def test_a_database_of_version_1_goes_on_where_it_was(mongodb_uri: str, da
         assert session.totals == Totals(runs=1)
 
 
+async def test_sessions_of_version_2_are_of_no_step(mongodb_uri: str, database: Any) -> None:
+    async with open_mongo_store(mongodb_uri) as engine:
+        run = await create(engine, make_run("s"))
+    sessions = database["sessions"]
+    await sessions.update_many({}, {"$unset": {"base_session_id": ""}})
+    for name in ("newest_of_base", "used_of_base"):
+        await sessions.drop_index(name)
+    for name, field in (("newest", "create_us"), ("used", "update_us")):
+        keys = [("namespace", 1), (field, 1), ("session_id", 1)]
+        await sessions.create_index(keys, name=name)
+    await database["meta"].update_one({}, {"$set": {"version": 2}})
+    async with open_mongo_store(mongodb_uri) as engine:
+        (session,) = await engine.list_sessions("default", None, 10)
+        assert (session.session_id, session.active_run_id) == ("s", run.run_id)
+        assert session.base_session_id == ""
+    names = await sessions.index_information()
+    assert {"newest_of_base", "used_of_base"} <= set(names)
+    assert not {"newest", "used"} & set(names)
+
+
 async def test_a_migration_that_is_done_again_changes_nothing(mongodb_uri: str, database: Any) -> None:
     await _fill_version_1(database)
     async with open_mongo_store(mongodb_uri) as engine:
@@ -118,18 +138,19 @@ async def test_a_migration_that_is_done_again_changes_nothing(mongodb_uri: str, 
         await database["meta"].delete_many({})  # as where it stopped before its last step
         await migrate(database)
         assert await database["runs"].find({}).to_list(None) == before
-    assert await database["meta"].find_one({}) == {"_id": "schema", "version": 2}
+    assert await database["meta"].find_one({}) == {"_id": "schema", "version": SCHEMA_VERSION}
 
 
 async def test_a_database_of_a_newer_version_is_refused_and_left_alone(
     mongodb_uri: str, database: Any
 ) -> None:
-    await database["meta"].insert_one({"_id": "schema", "version": 3})
-    with pytest.raises(ValueError, match=r"version 3.*up to 2: use an engine as new"):
+    newer = SCHEMA_VERSION + 1
+    await database["meta"].insert_one({"_id": "schema", "version": newer})
+    with pytest.raises(ValueError, match=rf"version {newer}.*up to {SCHEMA_VERSION}: use an engine as new"):
         async with open_mongo_store(mongodb_uri):
             pass
     assert await database.list_collection_names() == ["meta"]
-    assert await database["meta"].find_one({}) == {"_id": "schema", "version": 3}
+    assert await database["meta"].find_one({}) == {"_id": "schema", "version": newer}
 
 
 def _events(run: RunRow, *events: RunEvent) -> JournalRecord:

@@ -97,8 +97,10 @@ async def _use_what_waits(store: Store) -> None:
     await store.control_run("default", root.run_id, Control(pause_reason="wait"))
     await store.take_commands(await store.commanded_runs())
     await store.append(record(root, 4), Effects(received=[asked.input_id]))
+    step = make_child(root, 2, session_id="w:step")
+    await store.append(record(root, 5), Effects(children=[step], outcomes=[end_of(step, "m", base="w")]))
     ended = ends(end_of(child), end_of(root, "m1", closes_inputs=True, totals=Totals(runs=1)))
-    await store.append(record(root, 5), ended)
+    await store.append(record(root, 6), ended)
 
 
 async def _use_sessions(store: Store) -> None:
@@ -117,6 +119,8 @@ async def _use_sessions(store: Store) -> None:
     for labels in ({"a": "1"}, {"a": "1", "b": "2"}):
         await store.list_sessions("default", None, 5, labels)
         await store.list_sessions("default", (2**50, "x"), 5, labels)
+    await store.list_sessions("default", None, 5, base="w")
+    await store.list_sessions("default", (2**50, "x"), 5, base="w")
     await store.old_sessions(LATER_US, 10)
     await store.surplus_sessions(0, 10)
     await store.delete_session("default", "w")

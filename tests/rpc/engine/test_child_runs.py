@@ -233,7 +233,13 @@ async def test_a_cancel_of_the_whole_ends_its_children(opened: OpenSuite) -> Non
     suite = await opened({"rules": rules}, agents=agents(**more))
     run = await suite.client.runs.start("boss", "hi")
     await until(lambda: len(suite.model.requests) == 4, "both workers hang")
-    found = await inside(suite, run.run_id)
+
+    async def all_three() -> list[str] | None:
+        found = await inside(suite, run.run_id)
+        return found if len(found) == 3 else None
+
+    # A model is asked before it is stored that its run has begun.
+    found = await until(all_three, "all three are stored")
     assert [(await suite.client.runs.get(each)).state for each in found] == [run_pb2.RUN_STATE_RUNNING] * 3
     await suite.client.runs.cancel(run.run_id, reason="enough")
     result = (await suite.ended(run.run_id)).result

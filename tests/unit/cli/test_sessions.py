@@ -35,6 +35,16 @@ def test_sessions_are_found_by_their_labels(teller: StoryTeller, capsys: pytest.
     assert dict(request.labels) == {"team": "search", "urgent": ""}
 
 
+def test_sessions_of_steps_are_found_by_their_base(
+    teller: StoryTeller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sessions", "--steps-of", "trip"]) == 0
+    assert stories.SESSION_ID in capsys.readouterr().out
+    request = teller.commands[-1]
+    assert isinstance(request, service_pb2.ListSessionsRequest)
+    assert request.base_session_id == "trip"
+
+
 @pytest.mark.parametrize(
     ("given", "labels"),
     [

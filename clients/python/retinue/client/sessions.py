@@ -20,16 +20,21 @@ class Sessions:
         return (await self._channel.unary(self._stub.GetSession, request)).session
 
     async def list(
-        self, *, labels: Mapping[str, str] | None = None, page_size: int = 100
+        self, *, labels: Mapping[str, str] | None = None, base_session_id: str = "", page_size: int = 100
     ) -> AsyncIterator[session_pb2.Session]:
         """Yield sessions, the newest first, fetching pages as they are needed.
 
-        With `labels` only those that have each of them with its value.
+        With `labels` only those that have each of them with its value; with `base_session_id` those of its
+        steps, else those of no step.
         """
         token = ""
         while True:
             request = service_pb2.ListSessionsRequest(
-                namespace=self._namespace, labels=labels, page_size=page_size, page_token=token
+                namespace=self._namespace,
+                labels=labels,
+                base_session_id=base_session_id,
+                page_size=page_size,
+                page_token=token,
             )
             response = await self._channel.unary(self._stub.ListSessions, request)
             for session in response.sessions:
@@ -64,13 +69,13 @@ class Sessions:
     async def delete(self, session_id: str) -> int:
         """Delete a session with all its runs; return how many runs there were, children included.
 
-        Raises SessionBusyError while a run of it has not ended.
+        Raises SessionBusyError while a run of it has not ended, SessionOfStepError for a step's session.
         """
         request = service_pb2.DeleteSessionRequest(namespace=self._namespace, session_id=session_id)
         return (await self._channel.unary(self._stub.DeleteSession, request)).deleted_runs
 
     async def export(self, session_id: str) -> AsyncIterator[service_pb2.ExportSessionResponse]:
-        """Yield all of a session: itself, then its messages in their order, then its runs."""
+        """Yield a session, its messages in their order and its runs; then the same of its steps' sessions."""
         request = service_pb2.ExportSessionRequest(namespace=self._namespace, session_id=session_id)
         async for piece in self._channel.stream(self._stub.ExportSession, request):
             yield piece

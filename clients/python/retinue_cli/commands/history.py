@@ -108,6 +108,9 @@ async def sessions(
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Only sessions that have this label; repeatable."),
     ] = None,
+    steps_of: Annotated[
+        str, typer.Option(metavar="SESSION", help="The sessions of the steps of this workflow's session.")
+    ] = "",
     limit: Annotated[
         int | None,
         typer.Option(
@@ -121,25 +124,34 @@ async def sessions(
 ) -> None:
     """List sessions, the newest first; or show what was said in one."""
     labels = pairs_from("--label", label)
-    if labels and session_id is not None:
-        raise CommandError("--label finds sessions: leave it out where one is named", status=USAGE)
+    if (labels or steps_of) and session_id is not None:
+        raise CommandError(
+            "--label and --steps-of find sessions: leave them out where one is named", status=USAGE
+        )
     output = call.output
     async with call.open_client() as client:
         if session_id is not None:
             await _messages(client, output, session_id, limit)
             return
         most = limit or 20
-        found = await _first(client.sessions.list(labels=labels, page_size=min(most, _LARGEST_PAGE)), most)
+        listed = client.sessions.list(
+            labels=labels, base_session_id=steps_of, page_size=min(most, _LARGEST_PAGE)
+        )
+        found = await _first(listed, most)
     if output.as_json:
         output.object({"sessions": [to_json(session) for session in found]})
     elif not found:
-        output.line(
-            "No sessions here have these labels"
-            if labels
-            else "No sessions here yet: `retinue chat AGENT` begins one"
-        )
+        output.line(_nothing_found(labels=bool(labels), steps_of=steps_of))
     else:
         _show_sessions(output, found)
+
+
+def _nothing_found(*, labels: bool, steps_of: str) -> str:
+    if steps_of:
+        return f"No steps have a session that belongs to {steps_of}"
+    if labels:
+        return "No sessions here have these labels"
+    return "No sessions here yet: `retinue chat AGENT` begins one"
 
 
 def _show_sessions(output: Output, found: "list[session_pb2.Session]") -> None:

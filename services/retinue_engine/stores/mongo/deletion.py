@@ -12,6 +12,7 @@ from typing import Any
 
 from pymongo import ReturnDocument
 
+from retinue.errors import SessionBusyError
 from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import DECIDED, IS_CHILD, IS_ROOT, Document, session_key
 from retinue_engine.stores.mongo.schema import Collections
@@ -37,7 +38,26 @@ class Deletion:
         with translated():
             if not await self._decide(key):
                 return None
-            return await self._remove(key, namespace, session_id)
+            removed = await self._remove_steps(namespace, session_id)
+            return removed + await self._remove(key, namespace, session_id)
+
+    async def _remove_steps(self, namespace: str, session_id: str) -> int:
+        """Remove the sessions of a session's steps; how many runs there were in them.
+
+        One in which a run of its own is at work stays, and is of no step from then on.
+        """
+        sessions = self._collections.sessions
+        which = {"namespace": namespace, "base_session_id": session_id}
+        removed = 0
+        while some := await sessions.find(which, {"session_id": True}, limit=_TOGETHER).to_list(None):
+            for each in some:
+                try:
+                    await self._decide(each["_id"])
+                except SessionBusyError:
+                    await sessions.update_one({"_id": each["_id"]}, {"$set": {"base_session_id": ""}})
+                else:
+                    removed += await self._remove(each["_id"], namespace, each["session_id"])
+        return removed
 
     async def _decide(self, key: str) -> bool:
         """Whether the session is to be deleted now; False where there is none. Raises SessionBusyError."""

@@ -12,6 +12,7 @@ from retinue_engine.stores.store import (
     InputRow,
     JournalRecord,
     MessageRow,
+    RunOutcome,
     RunRow,
     SessionRow,
     Totals,
@@ -87,7 +88,7 @@ def session_key(namespace: str, session_id: str) -> str:
     return f"{quote(namespace, safe='')}/{session_id}"
 
 
-def session_document(run: Mapping[str, Any], until_us: int = 0) -> Document:
+def session_document(run: Mapping[str, Any], until_us: int = 0, base: str = "") -> Document:
     """A session that a run's document begins, which may be on its way into the store until `until_us`."""
     return {
         "_id": session_key(run["namespace"], run["session_id"]),
@@ -101,6 +102,7 @@ def session_document(run: Mapping[str, Any], until_us: int = 0) -> Document:
         "opened_by": run["_id"],
         "labels": [],
         "totals": asdict(Totals()),
+        "base_session_id": base,
     }
 
 
@@ -115,7 +117,20 @@ def session_row(document: Mapping[str, Any], active_run_id: str | None) -> Sessi
         active_run_id,
         labels_of(document["labels"]),
         Totals(**document["totals"]),
+        document["base_session_id"],
     )
+
+
+def message_document(outcome: RunOutcome, position: int, message: str) -> Document:
+    """A message that a run leaves in its session."""
+    return {
+        "namespace": outcome.namespace,
+        "session_id": outcome.session_id,
+        "position": position,
+        "run_id": outcome.run_id,
+        "message_json": message,
+        "time_us": outcome.end_us,
+    }
 
 
 def label_texts(labels: Mapping[str, str]) -> list[str]:

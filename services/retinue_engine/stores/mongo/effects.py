@@ -7,7 +7,6 @@ has read it. What it says of the run's present state is not: such steps look whe
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 from retinue.engine.v1.input_pb2 import (
@@ -22,11 +21,13 @@ from retinue_engine.stores.mongo.documents import (
     NOT_FINAL,
     Document,
     input_document,
+    message_document,
     run_document,
     session_document,
     session_key,
 )
 from retinue_engine.stores.mongo.memories import insert_memory
+from retinue_engine.stores.mongo.step_sessions import StepSessions, additions
 from retinue_engine.stores.mongo.writes import Writes
 from retinue_engine.stores.store import (
     FINAL_STATES,
@@ -54,6 +55,7 @@ class EffectWrites:
     def __init__(self, writes: Writes) -> None:
         self._writes = writes
         self._collections = writes.collections
+        self._step_sessions = StepSessions(writes)
 
     async def append(self, record: JournalRecord, effects: Effects) -> None:
         """Append a record, and what follows from it. Raises ClaimLostError."""
@@ -72,7 +74,7 @@ class EffectWrites:
                 # Its end is the last thing that is written of a run.
                 await self._let_go(ending, session)
                 return
-        await self._follow(record, effects)
+        await self._follow(record, effects, again=not is_new)
         if ending is not None:
             await self._end(record, ending, session)
         elif effects.suspension is not None:
@@ -96,8 +98,8 @@ class EffectWrites:
             opened: Document | None = await self._collections.sessions.find_one(key)
         return opened
 
-    async def _follow(self, record: JournalRecord, effects: Effects) -> None:
-        """All but what ends or suspends the run."""
+    async def _follow(self, record: JournalRecord, effects: Effects, *, again: bool) -> None:
+        """All but what ends or suspends the run; `again` where it may have been done, to some point."""
         if effects.children or effects.inputs:
             await asyncio.gather(
                 *(self._begin_child(each, record.first_sequence) for each in effects.children),
@@ -114,10 +116,18 @@ class EffectWrites:
             if outcome.closes_inputs:
                 await self._close_inputs(record.root_run_id)
             if outcome.run_id != record.root_run_id:
+                if outcome.base_session_id and not (again and await self._has_ended(outcome)):
+                    await self._step_sessions.add(outcome)
                 await self._writes.runs.update(
                     {"_id": outcome.run_id, "root_run_id": record.root_run_id, "state": NOT_FINAL},
                     {"$set": _end_of(outcome)},
                 )
+
+    async def _has_ended(self, outcome: RunOutcome) -> bool:
+        """Whether a child has its end, which is written after what it adds to its session."""
+        ended = {"_id": outcome.run_id, "state": outcome.state}
+        with translated():
+            return await self._collections.runs.find_one(ended, {"_id": True}) is not None
 
     async def _begin_child(self, child: RunRow, sequence: int) -> None:
         with suppress(DuplicateDocumentError):
@@ -199,7 +209,7 @@ class EffectWrites:
             count -= len(outcome.messages)
         else:
             held = {"_id": session["_id"], "active_run_id": outcome.run_id}
-            used, flags = _additions(outcome)
+            used, flags = additions(outcome)
             change = {
                 "$inc": {"message_count": len(outcome.messages), **used},
                 "$set": {"counted_run_id": outcome.run_id, "update_us": outcome.end_us, **flags},
@@ -207,14 +217,14 @@ class EffectWrites:
             uncounted = {**held, "counted_run_id": {"$ne": outcome.run_id}}
             steps.append(self._writes.sessions.update(uncounted, change))
         steps += [
-            self._writes.messages.insert(_message_document(outcome, position, message), len(message))
+            self._writes.messages.insert(message_document(outcome, position, message), len(message))
             for position, message in enumerate(outcome.messages, count + 1)
         ]
         await asyncio.gather(*steps)
 
     async def _count_waiting(self, key: str, outcome: RunOutcome) -> None:
         """Count a run that ends without having had its turn."""
-        used, flags = _additions(outcome)
+        used, flags = additions(outcome)
         change: Document = {
             "$max": {"update_us": outcome.end_us},
             "$push": {"ended_waiting": {"$each": [outcome.run_id], "$slice": -_REMEMBERED}},
@@ -226,24 +236,5 @@ class EffectWrites:
         await self._writes.sessions.update({"_id": key, "ended_waiting": {"$ne": outcome.run_id}}, change)
 
 
-def _additions(outcome: RunOutcome) -> tuple[Document, Document]:
-    """What a run adds to its session's totals: what is summed up, and what is set."""
-    totals = asdict(outcome.totals)
-    unknown_cost = totals.pop("unknown_cost")
-    used = {f"totals.{name}": value for name, value in totals.items() if value}
-    return used, {"totals.unknown_cost": True} if unknown_cost else {}
-
-
 def _end_of(outcome: RunOutcome) -> Document:
     return {"state": outcome.state, "end_us": outcome.end_us, "result": outcome.result}
-
-
-def _message_document(outcome: RunOutcome, position: int, message: str) -> Document:
-    return {
-        "namespace": outcome.namespace,
-        "session_id": outcome.session_id,
-        "position": position,
-        "run_id": outcome.run_id,
-        "message_json": message,
-        "time_us": outcome.end_us,
-    }

@@ -17,6 +17,8 @@ _LOOK_AT = 200
 
 _SEEN = dict.fromkeys(("namespace", "session_id", "active_run_id", "active_until_us", "deleting"), True)
 
+_OF_NO_STEP = {"base_session_id": ""}
+
 
 class IdleSessions:
     """Finds sessions that no run holds."""
@@ -74,7 +76,7 @@ class IdleSessions:
         found: list[tuple[str, str]] = []
         with translated():
             for namespace in await self._collections.sessions.distinct("namespace"):
-                old = {"namespace": namespace, "update_us": {"$lt": before_us}}
+                old = {"namespace": namespace, **_OF_NO_STEP, "update_us": {"$lt": before_us}}
                 found += await self._unused(old, None, limit - len(found))
                 if len(found) >= limit:
                     break
@@ -86,7 +88,7 @@ class IdleSessions:
         sessions = self._collections.sessions
         with translated():
             for namespace in await sessions.distinct("namespace"):
-                which = {"namespace": namespace}
+                which = {"namespace": namespace, **_OF_NO_STEP}
                 surplus = await sessions.count_documents(which) - keep
                 if surplus > 0:
                     found += await self._unused(which, surplus, limit - len(found))

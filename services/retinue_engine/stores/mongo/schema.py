@@ -1,6 +1,6 @@
 """The MongoDB store's collections and indexes, and how a database of an older version becomes one of this."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +13,15 @@ from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import IS_ROOT, NOT_FINAL, Document
 from retinue_engine.stores.store import NOW, RUN_STATE_QUEUED, RUN_STATE_RUNNING, Totals
 
-SCHEMA_VERSION = 2
-"""Of the documents, as `meta` holds it. Version 1 had no children, no inputs, no totals, and no `meta`."""
+SCHEMA_VERSION = 3
+"""Of the documents, as `meta` holds it. Version 1 had no children, no inputs, no totals, and no `meta`;
+version 2 no sessions of steps."""
 
 _GONE_INDEXES = ("newest", "target", "state", "queued", "leased", "cancelled")
 """Indexes on runs of version 1, which do not tell roots from children."""
+
+_GONE_SESSION_INDEXES = ("newest", "used")
+"""Indexes on sessions of version 2, which do not tell those of steps."""
 
 _INDEX_NOT_FOUND = frozenset({26, 27})
 """NamespaceNotFound, IndexNotFound: https://www.mongodb.com/docs/manual/reference/error-codes/"""
@@ -38,7 +42,6 @@ _INDEXES = {
         _index("namespace", "parent_run_id", *_NEWEST, name="newest_of_parent"),
         _index("namespace", "parent_run_id", "target_name", *_NEWEST, name="target_of_parent"),
         _index("namespace", "parent_run_id", "state", *_NEWEST, name="state_of_parent"),
-        # A child has no session.
         _index("namespace", "session_id", *_NEWEST, name="session"),
         _index("root_run_id", *_NEWEST, name="tree"),
         # All that decides who is next: no run is read for it, and what it runs can be large.
@@ -62,8 +65,8 @@ _INDEXES = {
     ],
     "journal": [_index("root_run_id", "first_sequence", name="sequence", unique=True)],
     "sessions": [
-        _index("namespace", "create_us", "session_id", name="newest"),
-        _index("namespace", "update_us", "session_id", name="used"),
+        _index("namespace", "base_session_id", "create_us", "session_id", name="newest_of_base"),
+        _index("namespace", "base_session_id", "update_us", "session_id", name="used_of_base"),
         _index(
             "namespace", "labels", "create_us", "session_id", name="labelled", only={"labels": {"$gt": ""}}
         ),
@@ -131,9 +134,12 @@ async def migrate(database: Any) -> None:
     if version == SCHEMA_VERSION:
         return
     await _migrate_runs(database["runs"])
-    await database["sessions"].update_many(
+    sessions = database["sessions"]
+    await sessions.update_many(
         {"totals": {"$exists": False}}, {"$set": {"labels": [], "totals": asdict(Totals())}}
     )
+    await _drop_indexes(sessions, _GONE_SESSION_INDEXES)
+    await sessions.update_many({"base_session_id": {"$exists": False}}, {"$set": {"base_session_id": ""}})
     try:
         await database["meta"].update_one(
             {"_id": "schema"}, {"$max": {"version": SCHEMA_VERSION}}, upsert=True
@@ -142,13 +148,17 @@ async def migrate(database: Any) -> None:
         return  # another engine has just done the same
 
 
-async def _migrate_runs(runs: Any) -> None:
-    for name in _GONE_INDEXES:
+async def _drop_indexes(collection: Any, names: Iterable[str]) -> None:
+    for name in names:
         try:
-            await runs.drop_index(name)
+            await collection.drop_index(name)
         except OperationFailure as error:
             if error.code not in _INDEX_NOT_FOUND:
                 raise
+
+
+async def _migrate_runs(runs: Any) -> None:
+    await _drop_indexes(runs, _GONE_INDEXES)
     new: Document = {
         "parent_run_id": "",
         "path": "",

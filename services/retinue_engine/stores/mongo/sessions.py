@@ -52,9 +52,10 @@ class Sessions:
         before: tuple[int, str] | None,
         limit: int,
         labels: Mapping[str, str] | None = None,
+        base: str = "",
     ) -> list[SessionRow]:
         """See Store."""
-        conditions: Document = {"namespace": namespace}
+        conditions: Document = {"namespace": namespace, "base_session_id": base}
         if labels:
             conditions["labels"] = {"$all": label_texts(labels)}
         found = await newest(self._collections.sessions, conditions, "session_id", before, limit)

@@ -166,7 +166,17 @@ CREATE TABLE memory_terms (
 ) WITHOUT ROWID;
 """
 
-_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4 = """
+ALTER TABLE sessions ADD COLUMN base_session_id TEXT NOT NULL DEFAULT '';
+DROP INDEX sessions_newest;
+DROP INDEX sessions_used;
+CREATE INDEX sessions_newest ON sessions (namespace, create_us, session_id) WHERE base_session_id = '';
+CREATE INDEX sessions_used ON sessions (namespace, update_us, session_id) WHERE base_session_id = '';
+CREATE INDEX sessions_of_steps ON sessions (namespace, base_session_id, create_us, session_id)
+    WHERE base_session_id <> '';
+"""
+
+_STEPS = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """What makes each version out of the one before; a new file goes through all of them."""
 
 SCHEMA_VERSION = len(_STEPS)

@@ -14,13 +14,15 @@ from retinue_engine.stores.store import MessageRow, RunOutcome, RunRow, SessionR
 _TOTALS = tuple(column.name for column in fields(Totals))
 _totals_values = attrgetter(*_TOTALS)
 _OWN = ("namespace", "session_id", "message_count", "create_us", "update_us", "active_run_id", "labels")
-_SELECT = f"SELECT {', '.join(f's.{name}' for name in (*_OWN, *_TOTALS))}"
+_SELECT = f"SELECT {', '.join(f's.{name}' for name in (*_OWN, *_TOTALS, 'base_session_id'))}"
 _ADD_TOTALS = ", ".join(
     f"{name} = max({name}, ?)" if name == "unknown_cost" else f"{name} = {name} + ?" for name in _TOTALS
 )
 _MAX_TOGETHER = 100
 """Messages of one statement: SQLite takes 999 values at least."""
 
+_OF_NO_STEP = "s.base_session_id = ''"
+_OF_STEPS = "s.base_session_id <> ''"
 _IS_IDLE = (
     "s.active_run_id IS NULL AND NOT EXISTS (SELECT 1 FROM runs"  # noqa: S608 - all of it is ours
     f" WHERE {IS_QUEUED} AND namespace = s.namespace AND session_id = s.session_id)"
@@ -33,10 +35,10 @@ _NAMES = (
 
 
 def _session(row: tuple[Any, ...]) -> SessionRow:
-    totals = dict(zip(_TOTALS, row[len(_OWN) :], strict=True))
+    totals = dict(zip(_TOTALS, row[len(_OWN) : -1], strict=True))
     totals["unknown_cost"] = bool(totals["unknown_cost"])
     *own, labels = row[: len(_OWN)]
-    return SessionRow(*(*own, json.loads(labels), Totals(**totals)))
+    return SessionRow(*(*own, json.loads(labels), Totals(**totals), row[-1]))
 
 
 def get_session(connection: sqlite3.Connection, namespace: str, session_id: str) -> SessionRow | None:
@@ -53,14 +55,17 @@ def list_sessions(
     before: tuple[int, str] | None,
     limit: int,
     labels: Mapping[str, str],
+    base: str,
 ) -> list[SessionRow]:
     """As `Store.list_sessions` says."""
     place = before or (2**62, "")
+    # The indexes of both hold some rows only.
+    of_base = f"{_OF_STEPS} AND s.base_session_id = ?" if base else f"{_OF_NO_STEP} AND ? = ''"
     if not labels:
         rows = connection.execute(
-            f"{_SELECT} FROM sessions AS s WHERE namespace = ?"
+            f"{_SELECT} FROM sessions AS s WHERE namespace = ? AND {of_base}"
             " AND (create_us, session_id) < (?, ?) ORDER BY create_us DESC, session_id DESC LIMIT ?",
-            (namespace, *place, limit),
+            (namespace, base, *place, limit),
         )
         return [_session(row) for row in rows]
     (first, *others) = labels.items()
@@ -74,8 +79,8 @@ def list_sessions(
         f"{_SELECT} FROM session_labels AS l CROSS JOIN sessions AS s"
         " ON s.namespace = l.namespace AND s.session_id = l.session_id"
         " WHERE l.namespace = ? AND l.name = ? AND l.value = ? AND (l.create_us, l.session_id) < (?, ?)"
-        f"{has_others} ORDER BY l.create_us DESC, l.session_id DESC LIMIT ?",
-        (namespace, *first, *place, *(text for other in others for text in other), limit),
+        f"{has_others} AND {of_base} ORDER BY l.create_us DESC, l.session_id DESC LIMIT ?",
+        (namespace, *first, *place, *(text for other in others for text in other), base, limit),
     )
     return [_session(row) for row in rows]
 
@@ -96,7 +101,7 @@ def old_sessions(connection: sqlite3.Connection, before_us: int, limit: int) -> 
     """As `Store.old_sessions` says."""
     rows = connection.execute(
         f"{_NAMES} SELECT s.namespace, s.session_id FROM names CROSS JOIN sessions AS s"  # noqa: S608 - all of it is ours
-        f" WHERE s.namespace = name AND s.update_us < ? AND {_IS_IDLE} LIMIT ?",
+        f" WHERE s.namespace = name AND s.update_us < ? AND {_OF_NO_STEP} AND {_IS_IDLE} LIMIT ?",
         (before_us, limit),
     )
     return list(rows)
@@ -110,7 +115,7 @@ def surplus_sessions(connection: sqlite3.Connection, keep: int, limit: int) -> l
     ).fetchall():
         found += connection.execute(
             "SELECT s.namespace, s.session_id FROM (SELECT * FROM sessions WHERE namespace = ?"  # noqa: S608 - all of it is ours
-            " ORDER BY update_us DESC, session_id DESC LIMIT -1 OFFSET ?) AS s"
+            " AND base_session_id = '' ORDER BY update_us DESC, session_id DESC LIMIT -1 OFFSET ?) AS s"
             f" WHERE {_IS_IDLE} LIMIT ?",
             (namespace, keep, limit - len(found)),
         )
@@ -160,6 +165,21 @@ def _check_idle(connection: sqlite3.Connection, namespace: str, session_id: str)
             session_id=session_id,
             run_id=busy[0],
         )
+
+
+def add_to_step_session(connection: sqlite3.Connection, outcome: RunOutcome) -> None:
+    """Add to a step's session what a run leaves there, unless it is none, or a run of its own is at work."""
+    session = (outcome.namespace, outcome.session_id)
+    connection.execute(
+        "INSERT OR IGNORE INTO sessions (namespace, session_id, message_count, create_us, update_us,"
+        " base_session_id) VALUES (?, ?, 0, ?, ?, ?)",
+        (*session, outcome.end_us, outcome.end_us, outcome.base_session_id),
+    )
+    known = connection.execute(
+        "SELECT base_session_id, active_run_id FROM sessions WHERE namespace = ? AND session_id = ?", session
+    ).fetchone()
+    if known == (outcome.base_session_id, None):
+        end_turn(connection, outcome)
 
 
 def end_turn(connection: sqlite3.Connection, outcome: RunOutcome) -> None:
@@ -231,7 +251,14 @@ def _drop_labels(connection: sqlite3.Connection, session: SessionRow) -> None:
     )
 
 
-_ITS_ROOTS = f"SELECT run_id FROM runs WHERE {IS_ROOT} AND namespace = ? AND session_id = ?"  # noqa: S608 - all of it is ours
+_ITS_SESSIONS = (
+    "SELECT session_id FROM sessions WHERE namespace = :namespace AND session_id = :session UNION ALL"
+    " SELECT session_id FROM sessions WHERE namespace = :namespace AND base_session_id = :session"
+    " AND base_session_id <> ''"
+)
+_ITS_ROOTS = (
+    f"SELECT run_id FROM runs WHERE {IS_ROOT} AND namespace = :namespace AND session_id IN ({_ITS_SESSIONS})"  # noqa: S608 - all of it is ours
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,18 +274,31 @@ class DeleteSession:
         if session is None:
             return None
         _check_idle(connection, self.namespace, self.session_id)
-        key = (self.namespace, self.session_id)
+        which = {"namespace": self.namespace, "session": self.session_id}
+        connection.execute(
+            "UPDATE sessions SET base_session_id = '' WHERE namespace = :namespace"  # noqa: S608 - all of it is ours
+            " AND base_session_id = :session AND base_session_id <> ''"
+            f" AND EXISTS (SELECT 1 FROM runs WHERE {IS_ROOT} AND namespace = :namespace"
+            " AND session_id = sessions.session_id AND state < 5)",
+            which,
+        )
         for table in ("journal", "inputs", "blobs"):
-            connection.execute(f"DELETE FROM {table} WHERE root_run_id IN ({_ITS_ROOTS})", key)  # noqa: S608 - all of it is ours
-        deleted = connection.execute(
-            f"DELETE FROM runs WHERE parent_run_id <> '' AND root_run_id IN ({_ITS_ROOTS})",  # noqa: S608 - all of it is ours
-            key,
-        ).rowcount
-        deleted += connection.execute(
-            f"DELETE FROM runs WHERE {IS_ROOT} AND namespace = ? AND session_id = ?",  # noqa: S608 - all of it is ours
-            key,
-        ).rowcount
-        connection.execute("DELETE FROM messages WHERE namespace = ? AND session_id = ?", key)
-        _drop_labels(connection, session)
-        connection.execute("DELETE FROM sessions WHERE namespace = ? AND session_id = ?", key)
+            connection.execute(f"DELETE FROM {table} WHERE root_run_id IN ({_ITS_ROOTS})", which)  # noqa: S608 - all of it is ours
+        deleted = 0
+        for condition in ("parent_run_id <> '' AND root_run_id", f"{IS_ROOT} AND run_id"):
+            deleted += connection.execute(
+                f"DELETE FROM runs WHERE {condition} IN ({_ITS_ROOTS})",  # noqa: S608 - all of it is ours
+                which,
+            ).rowcount
+        for row in connection.execute(
+            f"{_SELECT} FROM sessions AS s WHERE namespace = :namespace AND labels <> '{{}}'"
+            f" AND session_id IN ({_ITS_SESSIONS})",
+            which,
+        ).fetchall():
+            _drop_labels(connection, _session(row))
+        for table in ("messages", "sessions"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE namespace = :namespace AND session_id IN ({_ITS_SESSIONS})",  # noqa: S608 - all of it is ours
+                which,
+            )
         return deleted

@@ -171,8 +171,9 @@ class SqliteStore:
         before: tuple[int, str] | None,
         limit: int,
         labels: Mapping[str, str] | None = None,
+        base: str = "",
     ) -> list[SessionRow]:
-        return sessions.list_sessions(self._reader, namespace, before, limit, labels or {})
+        return sessions.list_sessions(self._reader, namespace, before, limit, labels or {}, base)
 
     async def label_session(
         self, namespace: str, session_id: str, labels: Mapping[str, str]

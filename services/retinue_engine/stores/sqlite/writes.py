@@ -17,7 +17,7 @@ from retinue_engine.stores.sqlite.inputs import (
 )
 from retinue_engine.stores.sqlite.memories import insert_memory
 from retinue_engine.stores.sqlite.runs import RUN_COLUMNS, read_run
-from retinue_engine.stores.sqlite.sessions import end_turn, take_session
+from retinue_engine.stores.sqlite.sessions import add_to_step_session, end_turn, take_session
 from retinue_engine.stores.store import (
     NOW,
     RUN_STATE_PAUSED,
@@ -180,7 +180,9 @@ def _end_run(connection: sqlite3.Connection, root_run_id: str, outcome: RunOutco
     ).rowcount
     if not ended:
         return
-    if outcome.session_id:
+    if outcome.base_session_id:
+        add_to_step_session(connection, outcome)
+    elif outcome.session_id:
         end_turn(connection, outcome)
     if outcome.closes_inputs:
         close_inputs(connection, root_run_id)

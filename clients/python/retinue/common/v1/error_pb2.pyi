@@ -230,6 +230,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT. The history is longer than the model's context.
     {"model": "gpt-4o", "status": "400"}
     """
+    ERROR_REASON_SESSION_OF_STEP: _ErrorReason.ValueType  # 87
+    """FAILED_PRECONDITION. The session is that of a workflow's step, and goes with
+    the one to which it belongs.
+    {"session_id": "workflow-1f2e3d4c:draft", "base_session_id": "workflow-1f2e3d4c"}
+    """
     ERROR_REASON_EXPRESSION_FAILED: _ErrorReason.ValueType  # 90
     """ABORTED. An expression or template of a workflow's step cannot be worked
     out. {"step": "summary", "field": "condition", "expression": "steps.a.output > 3"}
@@ -506,6 +511,11 @@ ERROR_REASON_LLM_INVALID_REQUEST: ErrorReason.ValueType  # 85
 ERROR_REASON_LLM_CONTEXT_EXCEEDED: ErrorReason.ValueType  # 86
 """INVALID_ARGUMENT. The history is longer than the model's context.
 {"model": "gpt-4o", "status": "400"}
+"""
+ERROR_REASON_SESSION_OF_STEP: ErrorReason.ValueType  # 87
+"""FAILED_PRECONDITION. The session is that of a workflow's step, and goes with
+the one to which it belongs.
+{"session_id": "workflow-1f2e3d4c:draft", "base_session_id": "workflow-1f2e3d4c"}
 """
 ERROR_REASON_EXPRESSION_FAILED: ErrorReason.ValueType  # 90
 """ABORTED. An expression or template of a workflow's step cannot be worked

@@ -551,6 +551,8 @@ class ChildRunStarted(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    HISTORY_POSITION_FIELD_NUMBER: _builtins.int
     parent_run_id: _builtins.str
     """The run that called it."""
     call_id: _builtins.str
@@ -559,6 +561,15 @@ class ChildRunStarted(_message.Message):
     """What it was asked."""
     depth: _builtins.int
     """1 for a child of the root."""
+    session_id: _builtins.str
+    """The session that it reads and writes: that of the workflow that called it,
+    a colon, and the name of the step. Empty where it has none: an agent's tool
+    call has none, nor has what runs inside it.
+    """
+    history_position: _builtins.int
+    """What other run trees had left in its session, up to this place, is what it
+    begins with; 0 where it begins with nothing.
+    """
     @_builtins.property
     def target(self) -> _component_pb2.ComponentRef:
         """What runs, at its version."""
@@ -571,10 +582,12 @@ class ChildRunStarted(_message.Message):
         target: _component_pb2.ComponentRef | None = ...,
         message: _builtins.str = ...,
         depth: _builtins.int = ...,
+        session_id: _builtins.str = ...,
+        history_position: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "depth", b"depth", "message", b"message", "parent_run_id", b"parent_run_id", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "depth", b"depth", "history_position", b"history_position", "message", b"message", "parent_run_id", b"parent_run_id", "session_id", b"session_id", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -685,7 +685,8 @@ class RunOptions(_message.Message):
     """
     include_history: _builtins.bool
     """Whether the run begins with the session's earlier messages; over the
-    agent's setting.
+    agent's setting. Of a workflow: whether the agents of its steps do, each
+    with those of its step's session.
     """
     output_schema_json: _builtins.str
     """JSON Schema (2020-12) of the answer, as JSON; over the agent's."""

@@ -1071,10 +1071,15 @@ class ListSessionsRequest(_message.Message):
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    BASE_SESSION_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """`default` where it is empty."""
+    base_session_id: _builtins.str
+    """The sessions of the steps that belong to this one; where it is empty, all
+    that are of no step.
+    """
     page_size: _builtins.int
     """Most sessions to return, 1 to 1000; 100 where it is 0."""
     page_token: _builtins.str
@@ -1088,12 +1093,13 @@ class ListSessionsRequest(_message.Message):
         *,
         namespace: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        base_session_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_session_id", b"base_session_id", "labels", b"labels", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1350,7 +1356,9 @@ class ExportSessionResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """The session; the first piece."""
+        """The session; the first piece. Each later one is that of a step, to which
+        the pieces after it belong.
+        """
 
     @_builtins.property
     def message(self) -> _session_pb2.SessionMessage:

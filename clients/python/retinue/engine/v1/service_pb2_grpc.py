@@ -744,15 +744,18 @@ class SessionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Deletes a session with all its runs, their events, inputs and attachments.
-        Refused with SESSION_BUSY while a run of it has not ended.
+        """Deletes a session with all its runs, their events, inputs and attachments,
+        and the sessions of its steps.
+        Refused with SESSION_BUSY while a run of it has not ended, and with
+        SESSION_OF_STEP where it is that of a step itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportSession(self, request, context):
-        """Streams a session: itself, then its messages, then its runs.
+        """Streams a session: itself, then its messages, then its runs; then in the
+        same way the sessions of its steps.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -281,11 +281,15 @@ class SessionServiceStub:
     UpdateSession: _grpc.UnaryUnaryMultiCallable[_service_pb2.UpdateSessionRequest, _service_pb2.UpdateSessionResponse]
     """Changes a session's labels."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_service_pb2.DeleteSessionRequest, _service_pb2.DeleteSessionResponse]
-    """Deletes a session with all its runs, their events, inputs and attachments.
-    Refused with SESSION_BUSY while a run of it has not ended.
+    """Deletes a session with all its runs, their events, inputs and attachments,
+    and the sessions of its steps.
+    Refused with SESSION_BUSY while a run of it has not ended, and with
+    SESSION_OF_STEP where it is that of a step itself.
     """
     ExportSession: _grpc.UnaryStreamMultiCallable[_service_pb2.ExportSessionRequest, _service_pb2.ExportSessionResponse]
-    """Streams a session: itself, then its messages, then its runs."""
+    """Streams a session: itself, then its messages, then its runs; then in the
+    same way the sessions of its steps.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -301,11 +305,15 @@ class SessionServiceAsyncStub(SessionServiceStub):
     UpdateSession: _aio.UnaryUnaryMultiCallable[_service_pb2.UpdateSessionRequest, _service_pb2.UpdateSessionResponse]  # type: ignore[assignment]
     """Changes a session's labels."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_service_pb2.DeleteSessionRequest, _service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Deletes a session with all its runs, their events, inputs and attachments.
-    Refused with SESSION_BUSY while a run of it has not ended.
+    """Deletes a session with all its runs, their events, inputs and attachments,
+    and the sessions of its steps.
+    Refused with SESSION_BUSY while a run of it has not ended, and with
+    SESSION_OF_STEP where it is that of a step itself.
     """
     ExportSession: _aio.UnaryStreamMultiCallable[_service_pb2.ExportSessionRequest, _service_pb2.ExportSessionResponse]  # type: ignore[assignment]
-    """Streams a session: itself, then its messages, then its runs."""
+    """Streams a session: itself, then its messages, then its runs; then in the
+    same way the sessions of its steps.
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows conversations."""
@@ -348,8 +356,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_service_pb2.DeleteSessionResponse, _abc.Awaitable[_service_pb2.DeleteSessionResponse]]:
-        """Deletes a session with all its runs, their events, inputs and attachments.
-        Refused with SESSION_BUSY while a run of it has not ended.
+        """Deletes a session with all its runs, their events, inputs and attachments,
+        and the sessions of its steps.
+        Refused with SESSION_BUSY while a run of it has not ended, and with
+        SESSION_OF_STEP where it is that of a step itself.
         """
 
     @_abc_1.abstractmethod
@@ -358,7 +368,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _service_pb2.ExportSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_service_pb2.ExportSessionResponse], _abc.AsyncIterator[_service_pb2.ExportSessionResponse]]:
-        """Streams a session: itself, then its messages, then its runs."""
+        """Streams a session: itself, then its messages, then its runs; then in the
+        same way the sessions of its steps.
+        """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from retinue.common.v1 import usage_pb2 as retinue_dot_common_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/engine/v1/session.proto\x12\x11retinue.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/common/v1/usage.proto\"\xd9\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x15\n\rmessage_count\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32&.retinue.engine.v1.Session.LabelsEntry\x12\x15\n\ractive_run_id\x18\x07 \x01(\t\x12\x30\n\x06totals\x18\x08 \x01(\x0b\x32 .retinue.engine.v1.SessionTotals\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbd\x01\n\rSessionTotals\x12\x0c\n\x04runs\x18\x01 \x01(\x05\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\r\n\x05turns\x18\x04 \x01(\x05\x12\x12\n\ntool_calls\x18\x05 \x01(\x05\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"r\n\x0eSessionMessage\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x14\n\x0cmessage_json\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fretinue/engine/v1/session.proto\x12\x11retinue.engine.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dretinue/common/v1/usage.proto\"\xf2\x02\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x15\n\rmessage_count\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x06labels\x18\x06 \x03(\x0b\x32&.retinue.engine.v1.Session.LabelsEntry\x12\x15\n\ractive_run_id\x18\x07 \x01(\t\x12\x30\n\x06totals\x18\x08 \x01(\x0b\x32 .retinue.engine.v1.SessionTotals\x12\x17\n\x0f\x62\x61se_session_id\x18\t \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbd\x01\n\rSessionTotals\x12\x0c\n\x04runs\x18\x01 \x01(\x05\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.retinue.common.v1.Usage\x12%\n\x04\x63ost\x18\x03 \x01(\x0b\x32\x17.retinue.common.v1.Cost\x12\r\n\x05turns\x18\x04 \x01(\x05\x12\x12\n\ntool_calls\x18\x05 \x01(\x05\x12+\n\x08\x64uration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"r\n\x0eSessionMessage\x12\x10\n\x08position\x18\x01 \x01(\x03\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x14\n\x0cmessage_json\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,11 +37,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSION_LABELSENTRY']._loaded_options = None
   _globals['_SESSION_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_SESSION']._serialized_start=151
-  _globals['_SESSION']._serialized_end=496
-  _globals['_SESSION_LABELSENTRY']._serialized_start=451
-  _globals['_SESSION_LABELSENTRY']._serialized_end=496
-  _globals['_SESSIONTOTALS']._serialized_start=499
-  _globals['_SESSIONTOTALS']._serialized_end=688
-  _globals['_SESSIONMESSAGE']._serialized_start=690
-  _globals['_SESSIONMESSAGE']._serialized_end=804
+  _globals['_SESSION']._serialized_end=521
+  _globals['_SESSION_LABELSENTRY']._serialized_start=476
+  _globals['_SESSION_LABELSENTRY']._serialized_end=521
+  _globals['_SESSIONTOTALS']._serialized_start=524
+  _globals['_SESSIONTOTALS']._serialized_end=713
+  _globals['_SESSIONMESSAGE']._serialized_start=715
+  _globals['_SESSIONMESSAGE']._serialized_end=829
 # @@protoc_insertion_point(module_scope)

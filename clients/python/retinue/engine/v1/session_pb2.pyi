@@ -55,9 +55,11 @@ class Session(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ACTIVE_RUN_ID_FIELD_NUMBER: _builtins.int
     TOTALS_FIELD_NUMBER: _builtins.int
+    BASE_SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Its id, exactly as it was given; a generated one is `agent-` and 8 hex
-    digits.
+    """Its id, exactly as it was given. A generated one is `agent-` or `workflow-`
+    and 8 hex digits; that of a workflow's step is the workflow's session, a
+    colon and the name of the step.
     """
     namespace: _builtins.str
     """The namespace that it is in."""
@@ -65,6 +67,10 @@ class Session(_message.Message):
     """How many messages it holds."""
     active_run_id: _builtins.str
     """The run that it belongs to now; empty where none has its turn."""
+    base_session_id: _builtins.str
+    """Of the session of a workflow's step: the session of the run tree, with which
+    it is listed, kept and deleted. Empty for any other.
+    """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When its first run was accepted."""
@@ -92,10 +98,11 @@ class Session(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         active_run_id: _builtins.str = ...,
         totals: Global___SessionTotals | None = ...,
+        base_session_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "totals", b"totals", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_run_id", b"active_run_id", "create_time", b"create_time", "labels", b"labels", "message_count", b"message_count", "namespace", b"namespace", "session_id", b"session_id", "totals", b"totals", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_run_id", b"active_run_id", "base_session_id", b"base_session_id", "create_time", b"create_time", "labels", b"labels", "message_count", b"message_count", "namespace", b"namespace", "session_id", b"session_id", "totals", b"totals", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
