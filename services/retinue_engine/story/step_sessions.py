@@ -5,6 +5,7 @@ work. A run begins with what earlier trees left there, never with what its own t
 in which branches, rounds and tries end, it begins the same, also when it is read again.
 """
 
+import functools
 import json
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -44,7 +45,7 @@ async def open_step_session(
     store: Store, row: RunRow, tree: Tree, session_id: str, definition: Definition
 ) -> StepSession:
     """What a run that begins at a step is given of its session. Raises StoreUnavailableError."""
-    request = RunRequest.FromString(row.request)
+    request = _request(row.request)
     if not request.session_id:
         # The id was generated for this tree, and drawn again if it had existed.
         return StepSession(session_id)
@@ -65,6 +66,12 @@ async def open_step_session(
     position = session.message_count
     history = await _messages(store, row.namespace, session_id, position, tree.run_ids())
     return StepSession(session_id, position if history else 0, history)
+
+
+@functools.lru_cache(maxsize=64)
+def _request(request: bytes) -> RunRequest:
+    # A run may have thousands of steps, and its message a megabyte.
+    return RunRequest.FromString(request)
 
 
 async def read_histories(
