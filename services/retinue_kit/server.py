@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from retinue.client.channel import MAX_MESSAGE_BYTES
 from retinue.errors import RetinueError
+from retinue_kit.garbage import keep_all, look_rarely
 from retinue_kit.interceptor import CallInterceptor
 from retinue_kit.logs import configure_logs
 from retinue_kit.metrics import open_metrics_endpoint
@@ -131,6 +132,8 @@ async def _serve(settings: Settings, open_app: OpenApp[Settings]) -> None:
         _call_at_eof(loop, sys.stdin.fileno(), stop.set)
     async with contextlib.AsyncExitStack() as stack:
         served = await stack.enter_async_context(open_server(settings, open_app))
+        look_rarely()
+        keep_all()
         ready: dict[str, Any] = {
             "ready": settings.service,
             "address": served.address,

@@ -26,6 +26,7 @@ from retinue_engine.llm.model import (
     ignore_reasoning,
 )
 from retinue_engine.llm.request import request_fields
+from retinue_kit.garbage import keep_all
 
 _NO_KEY = "no-key"
 """Sent where a server of the user's own needs no key, and for an llm that came by API without one: given
@@ -61,6 +62,7 @@ class LitellmTransport:
             async with self._importing:
                 if self._litellm is None:
                     self._litellm = await asyncio.to_thread(import_litellm)
+                    keep_all()
         return self._litellm
 
     async def aclose(self) -> None:

@@ -25,6 +25,10 @@ MAX_TEXT = 64 * 1024
 _FRAME_BYTES = 40
 """What number, time and framing add to an event after it is measured, at most."""
 
+TURN_LINGER_S = 0.01
+"""How long the beginning of a turn waits for what follows. Nothing depends on it, and a model that answers at
+once saves a record."""
+
 SOON_S = 0.5
 """How old the word may be that a run is this engine's; well below any lease that is of use."""
 
@@ -97,7 +101,10 @@ class Journal:
         event.sequence = self._head
         stamp(event)
         self._pending.append(event)
-        self._schedule()
+        if event.HasField("turn_started"):
+            asyncio.get_running_loop().call_later(TURN_LINGER_S, self._flush)
+        else:
+            self._schedule()
 
     def attach(self, effects: Effects) -> None:
         """Append with the last event what follows from it."""
@@ -143,6 +150,8 @@ class Journal:
             raise self._failure
         if self._feed.through >= self._head:
             return
+        if self._pending:
+            self._schedule()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((self._head, future))
         await future

@@ -53,6 +53,9 @@ class Bench:
         completed = event_pb2.MessageCompleted(text=text)
         self.journal.emit(event_pb2.RunEvent(run_id="r", message_completed=completed))
 
+    def begin_turn(self) -> None:
+        self.journal.emit(event_pb2.RunEvent(run_id="r", turn_started=event_pb2.TurnStarted(turn=1)))
+
     async def turn(self) -> None:
         for _ in range(3):
             await asyncio.sleep(0)
@@ -88,6 +91,35 @@ async def test_one_append_is_in_flight_and_what_comes_meanwhile_goes_along_with_
     bench.store.futures[0].set_result(None)
     await bench.turn()
     assert [(each.first_sequence, each.last_sequence) for each in bench.store.records] == [(1, 1), (2, 11)]
+
+
+async def test_the_beginning_of_a_turn_goes_with_what_follows_at_once() -> None:
+    bench = Bench()
+    bench.begin_turn()
+    await bench.turn()
+    assert bench.store.records == []
+    bench.emit()
+    await bench.turn()
+    assert [(each.first_sequence, each.last_sequence) for each in bench.store.records] == [(1, 2)]
+
+
+async def test_the_beginning_of_a_turn_is_stored_soon_where_nothing_follows() -> None:
+    bench = Bench()
+    bench.begin_turn()
+    await until(lambda: bench.store.records, "it is appended")
+    assert [event.turn_started.turn for event in bench.store.events()] == [1]
+
+
+async def test_a_commit_does_not_wait_for_what_may_follow_the_beginning_of_a_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal_module, "TURN_LINGER_S", 3600)
+    bench = Bench()
+    bench.begin_turn()
+    committing = asyncio.ensure_future(bench.journal.commit())
+    await bench.end_all()
+    await committing
+    assert bench.feed.through == 1
 
 
 async def test_texts_that_wait_together_are_one_event_and_others_part_them() -> None:
