@@ -15,8 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .in_process import run_here
+
 BOUND_S = 60.0
 """Ten times and more what anything here takes."""
+
+SERVING = frozenset({"dev", "serve", "store", "up"})
+"""The commands that start services or become one: always a process of their own."""
 
 PROJECT = """\
 include: [broken.yaml]
@@ -101,8 +106,12 @@ class Project:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("RETINUE_")}
         return kept | {"XDG_CONFIG_HOME": str(self.folder.parent / "config")} | more
 
-    def retinue(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+    def retinue(
+        self, *arguments: str, stdin: str = "", alone: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; in this process, unless it is to be `alone` in one or serves."""
+        if not alone and arguments[0] not in SERVING:
+            return run_here(arguments, self.folder, self.environment(), stdin)
         return subprocess.run(
             self.command(*arguments),
             cwd=self.folder,

@@ -23,7 +23,7 @@ def up(project: Project) -> Iterator[Up]:
 
 
 def test_run_shows_text_tool_calls_and_the_bill(project: Project) -> None:
-    done = project.retinue("run", "assistant", "what time is it?")
+    done = project.retinue("run", "assistant", "what time is it?", alone=True)
     assert (done.returncode, done.stderr) == (0, "")
     heading, *lines = done.stdout.splitlines()
     assert re.fullmatch(r"run-[0-9a-f]{24} · assistant · session agent-[0-9a-f]{8}", heading)
@@ -57,7 +57,7 @@ def test_a_failed_run_says_why_and_ends_with_status_1(project: Project) -> None:
 
 
 def test_an_unknown_agent_is_one_line(project: Project) -> None:
-    done = project.retinue("run", "asistant", "hello")
+    done = project.retinue("run", "asistant", "hello", alone=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.count("\n") == 1
     assert "assistant" in done.stderr
@@ -70,7 +70,7 @@ def test_a_missing_key_says_what_to_export(project: Project) -> None:
 
 
 def test_chat_keeps_its_session(project: Project) -> None:
-    done = project.retinue("chat", "assistant", "--session", "talk-1", stdin="first\n\nsecond\n")
+    done = project.retinue("chat", "assistant", "--session", "talk-1", stdin="first\n\nsecond\n", alone=True)
     assert done.returncode == 0, done.stderr
     assert "You said: first\n" in done.stdout
     assert "You said: second\n" in done.stdout
@@ -127,7 +127,7 @@ def test_watch_tells_a_finished_run_from_any_number(project: Project) -> None:
     assert [json.loads(line) for line in rest.stdout.splitlines()] == events[2:]
     end = project.retinue("watch", run_id, "--after", str(len(events)))
     assert (end.returncode, end.stdout.split(" · ")[0]) == (0, f"{run_id} has ended: succeeded")
-    beyond = project.retinue("watch", run_id, "--after", "999")
+    beyond = project.retinue("watch", run_id, "--after", "999", alone=True)
     assert beyond.returncode == 1
     assert beyond.stderr.startswith("error: ")
 
@@ -139,7 +139,7 @@ def test_runs_and_sessions_are_listed(project: Project) -> None:
     assert "listed-1" in [each["session_id"] for each in project.json("sessions")["sessions"]]
     assert "listed-1" in project.retinue("sessions").stdout
     assert "user: hello" in project.retinue("sessions", "listed-1").stdout
-    missing = project.retinue("sessions", "listed-2")
+    missing = project.retinue("sessions", "listed-2", alone=True)
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
 
 
@@ -148,7 +148,7 @@ def test_get_shows_components(project: Project) -> None:
     assert [each["name"] for each in project.json("get", "llms")["components"]] == ["scripted"]
     assert project.json("get", "agent/assistant")["agent"]["llm"] == "scripted"
     assert "    mcp_servers:\n    - time\n" in project.retinue("get", "agent/assistant").stdout
-    missing = project.retinue("get", "agent/asistant")
+    missing = project.retinue("get", "agent/asistant", alone=True)
     assert missing.returncode == 1
     assert "did you mean assistant?" in missing.stderr
 
@@ -165,7 +165,7 @@ def test_apply_stores_what_a_file_holds(project: Project, tmp_path: Path) -> Non
 def test_apply_refuses_a_wrong_file_with_its_line(project: Project, tmp_path: Path) -> None:
     file = tmp_path / "more.yaml"
     file.write_text("agents:\n  third:\n    llm: scripted\n    max_iteration: 3\n")
-    done = project.retinue("apply", "-f", str(file))
+    done = project.retinue("apply", "-f", str(file), alone=True)
     assert done.returncode == 1
     assert f"{file}:4: " in done.stderr
     assert "max_iterations" in done.stderr
@@ -186,7 +186,7 @@ def test_validate_names_file_line_and_way_out(project: Project, tmp_path: Path) 
 def test_tools_lists_tools_and_servers_that_fail(project: Project) -> None:
     assert "  get_current_time(timezone)\n" in project.retinue("tools", "time").stdout
     assert {tool["name"] for tool in project.json("tools")["tools"]} >= {"get_current_time", "convert_time"}
-    broken = project.retinue("tools", "--namespace", "broken")
+    broken = project.retinue("tools", "--namespace", "broken", alone=True)
     assert broken.returncode == 1
     assert "no zone data here" in broken.stdout
     failures = project.json("tools", "dead", "--namespace", "broken", status=1)["failures"]
@@ -224,7 +224,7 @@ def test_doctor_says_what_to_do_about_keys_and_servers(project: Project) -> None
 
 def test_doctor_without_services_says_how_to_start_them(project: Project) -> None:
     nowhere = [f"--{name}=127.0.0.1:1" for name in ("registry", "mcp-host", "engine")]
-    done = project.retinue("doctor", *nowhere)
+    done = project.retinue("doctor", *nowhere, alone=True)
     assert done.returncode == 1
     assert done.stdout.count("is not running at 127.0.0.1:1") == 3
     assert "start it with `retinue up`" in done.stdout

@@ -81,7 +81,7 @@ def test_an_approved_call_is_made_with_the_arguments_that_were_given(project: Pr
     run_id = _waiting(project, "what time is it?")
     listed = project.retinue("inputs", run_id).stdout
     assert 'may time.get_current_time be called? {"timezone": "Asia/Tokyo"}' in listed
-    done = project.retinue("approve", run_id, "--args", '{"timezone": "Europe/Rome"}')
+    done = project.retinue("approve", run_id, "--args", '{"timezone": "Europe/Rome"}', alone=True)
     assert (done.returncode, done.stderr) == (0, "")
     told = project.retinue("watch", run_id)
     assert told.returncode == 0
@@ -104,7 +104,7 @@ def test_a_question_takes_the_answer_that_fits_it_alone(project: Project) -> Non
     wrong = project.retinue("answer", run_id, "old")
     assert wrong.returncode == 2
     assert "of type integer" in wrong.stderr
-    refused = project.retinue("answer", run_id, "1.5")
+    refused = project.retinue("answer", run_id, "1.5", alone=True)
     assert refused.returncode == 1
     assert "found 1.5" in refused.stderr
     other = project.retinue("approve", run_id)
@@ -145,7 +145,7 @@ def test_a_paused_run_stays_so_after_its_answer_until_it_is_resumed(project: Pro
     assert f"{run_id} · clerk · paused" in project.retinue("show", run_id).stdout
     assert "goes on" in project.retinue("resume", run_id).stdout
     assert project.retinue("watch", run_id).returncode == 0
-    ended = project.retinue("pause", run_id)
+    ended = project.retinue("pause", run_id, alone=True)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
 
 
@@ -179,7 +179,7 @@ def test_report_and_trace_tell_of_a_run_and_the_runs_inside(project: Project) ->
     own = [json.loads(line) for line in project.retinue("trace", inside["run_id"]).stdout.splitlines()]
     assert "child_run_started" in own[1]
     assert "child_run_finished" in own[-1]
-    missing = project.retinue("report", "run-of-nobody")
+    missing = project.retinue("report", "run-of-nobody", alone=True)
     assert (missing.returncode, missing.stderr.count("\n")) == (1, 1)
 
 
@@ -225,7 +225,7 @@ def test_a_session_is_labelled_exported_and_deleted(project: Project, tmp_path: 
     pieces = [next(iter(json.loads(line))) for line in file.read_text().splitlines()]
     assert pieces == ["session", *["message"] * 4, "run", "run"]
     assert "--yes" in project.retinue("session", "delete", "kept-1").stderr
-    deleted = project.retinue("session", "delete", "kept-1", "--yes")
+    deleted = project.retinue("session", "delete", "kept-1", "--yes", alone=True)
     assert deleted.stdout == "kept-1 is deleted, with 2 runs\n"
     for command in (["sessions", "kept-1"], ["session", "export", "kept-1"], ["session", "label", "kept-1"]):
         gone = project.retinue(*command)

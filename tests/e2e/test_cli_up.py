@@ -72,7 +72,7 @@ def test_a_killed_up_leaves_no_process(project: Project) -> None:
         up.started.process.wait()
         until(lambda: not any(runs(pid) for pid in tree), "every process has ended")
     assert project.services_file.is_file()
-    done = project.retinue("runs", "--engine", up.addresses["engine"])
+    done = project.retinue("runs", "--engine", up.addresses["engine"], alone=True)
     assert "is not running" in done.stderr
 
 
