@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from retinue.client import open_channel
 from retinue_engine.agent.work import Means
@@ -21,21 +21,9 @@ from retinue_engine.servicers import runs as servicer_runs
 from retinue_engine.servicers import sessions as servicer_sessions
 from retinue_engine.servicers import workers as servicer_workers
 from retinue_engine.settings import EngineSettings
-from retinue_engine.stores.sqlite.store import open_sqlite_store
-from retinue_engine.stores.store import Store
+from retinue_engine.stores.opening import open_store
 from retinue_engine.story.remote_feeds import open_remote_feeds
 from retinue_kit.server import Mount
-
-
-def open_store(settings: EngineSettings) -> AbstractAsyncContextManager[Store]:
-    """The store that the settings name."""
-    path = settings.sqlite_path
-    if path is not None:
-        return open_sqlite_store(path)
-    # The driver is imported where it is used: the embedded default starts without it.
-    from retinue_engine.stores.mongo.store import open_mongo_store  # noqa: PLC0415 - see above
-
-    return open_mongo_store(settings.store)
 
 
 @asynccontextmanager

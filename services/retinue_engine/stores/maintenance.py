@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from retinue.errors import RetinueError
-from retinue_engine.app import open_store
 from retinue_engine.convert import now_us
 from retinue_engine.runs.retention import Retention
 from retinue_engine.settings import EngineSettings
 from retinue_engine.stores.look import StoreLook, open_look
+from retinue_engine.stores.opening import open_store
 from retinue_kit.logs import configure_logs
 
 USAGE = 2
