@@ -15,7 +15,10 @@ MCP_SERVERS := .tools/mcp-servers
 MCP_CONFORMANCE := .tools/mcp-conformance
 NPM_INSTALL := PATH=$(CURDIR)/$(BIN):$$PATH npm install --loglevel=error --no-save --no-audit --no-fund --prefix
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-WORKERS ?= auto
+# While one waits for a process another works.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Tests start hundreds of processes: what they import is compiled once, also where the environment says otherwise.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format generate chaos conformance bench bench-peers profile clean

@@ -15,12 +15,14 @@ MANY = 10 * 1024 * 1024
 TOO_LARGE = pb.ERROR_REASON_PAYLOAD_TOO_LARGE
 
 
-async def failed(opened: OpenSuite, steps: list[dict[str, Any]], **more: Any) -> run_pb2.RunResult:
+async def failed(
+    opened: OpenSuite, steps: list[dict[str, Any]], message: str = "hi", **more: Any
+) -> run_pb2.RunResult:
     """How a workflow of these steps fails; another one succeeds after it."""
     good = {"steps": [{"name": "fine", "transform": {"template": "fine"}}]}
     workflows = {"flow": {"steps": steps}, "good": good}
     suite = await opened(linear_workflows=workflows, **more)
-    result = await suite.result("flow", "hi")
+    result = await suite.result("flow", message)
     assert result.state == run_pb2.RUN_STATE_FAILED
     assert (await suite.result("good")).output == "fine"
     return result
@@ -38,10 +40,11 @@ async def failed(opened: OpenSuite, steps: list[dict[str, Any]], **more: Any) ->
 async def test_a_step_output_of_10_mb_is_a_clear_error(
     opened: OpenSuite, tmp_path: Path, step: dict[str, Any], reason: pb.ErrorReason.ValueType
 ) -> None:
-    script = {"default": {"text": "x" * MANY, "chunk_size": 100_000}}
+    # A hundred times what it was asked: a script of 10 MB would be read for longer than all the rest takes.
+    script = {"default": {"text": "{last_user}" * 100, "chunk_size": 100_000}}
     servers = {"tools": stdio_server(tmp_path)}
     steps = [{"name": "large", **step}, {"name": "next", "transform": {"template": "{{ input }}"}}]
-    result = await failed(opened, steps, script=script, mcp_servers=servers)
+    result = await failed(opened, steps, "x" * (MANY // 100), script=script, mcp_servers=servers)
     assert result.error.reason == reason, result.error
     assert "the step large" in result.error.message
     assert len(result.error.message) < 2000

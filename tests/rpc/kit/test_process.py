@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from retinue.client import Access, open_channel
 from retinue.registry.v1 import service_pb2, service_pb2_grpc
+from retinue_engine.__main__ import main
 from retinue_engine.settings import EngineSettings
 from retinue_kit.variables import VARIABLES
 from retinue_mcp_host.settings import McpHostSettings
@@ -162,7 +163,6 @@ async def test_a_second_engine_on_one_file_is_told_in_one_line(start: StartServi
 @pytest.mark.parametrize(
     ("env", "words"),
     [
-        ({"RETINUE_HEARTBEAT_S": "soon"}, "RETINUE_HEARTBEAT_S"),
         ({"RETINUE_STORE": "redis://x"}, "RETINUE_STORE"),
         ({"RETINUE_MAX_REQUEST_BYTES": "1"}, "RETINUE_MAX_REQUEST_BYTES"),
         ({"RETINUE_ENGINE_ADDRESS": "0.0.0.0:0"}, "not a loopback address"),
@@ -182,14 +182,24 @@ async def test_a_second_engine_on_one_file_is_told_in_one_line(start: StartServi
         ({"RETINUE_ENGINE_METRICS_ADDRESS": "127.0.0.1"}, "RETINUE_ENGINE_METRICS_ADDRESS"),
     ],
 )
-async def test_bad_settings_are_told_in_one_line(
-    start: StartService, env: dict[str, str], words: str
+def test_bad_settings_are_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], env: dict[str, str], words: str
 ) -> None:
-    service = await start(ready=False, **env)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1, err
+    assert words in err
+
+
+async def test_a_process_with_bad_settings_says_so_and_ends_with_their_status(start: StartService) -> None:
+    service = await start(ready=False, RETINUE_HEARTBEAT_S="soon")
     out, err = await service.output()
     assert (service.process.returncode, out) == (2, "")
     assert len(err.splitlines()) == 1, err
-    assert words in err
+    assert "RETINUE_HEARTBEAT_S" in err
 
 
 async def test_a_certificate_that_cannot_be_used_is_told_with_its_setting(
