@@ -112,10 +112,16 @@ class Project:
         """Run a command to its end; in this process, unless it is to be `alone` in one or serves."""
         if not alone and arguments[0] not in SERVING:
             return run_here(arguments, self.folder, self.environment(), stdin)
+        return self.process("retinue_cli", *arguments, stdin=stdin)
+
+    def process(
+        self, module: str, *arguments: str, stdin: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a module as a process to its end."""
         return subprocess.run(
-            self.command(*arguments),
+            [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
-            env=self.environment(),
+            env=self.environment(**environment),
             input=stdin,
             capture_output=True,
             text=True,

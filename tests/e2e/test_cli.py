@@ -10,6 +10,8 @@ import pytest
 
 from .cli_project import Project, Started, Up, until
 
+pytestmark = pytest.mark.xdist_group("cli")
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:

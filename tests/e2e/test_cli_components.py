@@ -21,6 +21,8 @@ from tests.unit.registry.full_specs import CUSTOM_COMMAND, FULL, HTTP, MINIMAL, 
 
 from .cli_project import BOUND_S
 
+pytestmark = pytest.mark.xdist_group("cli_components")
+
 Retinue = Callable[..., tuple[int, str, str]]
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from .cli_project import Project, Up, until
 
+pytestmark = pytest.mark.xdist_group("cli_people")
+
 AGENTS = """\
   clerk:
     description: Asks before it looks at the clock.

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, closing
@@ -24,6 +25,9 @@ from tests.contract.engine_store.version_1 import write_version_1
 from tests.servers.mongodb import given_uri, run_mongodb
 
 from .cli_project import Project
+
+# One server and one suite for all of them.
+pytestmark = pytest.mark.xdist_group("cli_store")
 
 HOUR_US = 3_600_000_000
 
@@ -57,8 +61,12 @@ class Kept:
     def path(self) -> Path:
         return Path(self.address.removeprefix("sqlite:"))
 
-    def store(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self._project.retinue("store", *arguments, "--store", self.address)
+    def store(self, action: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """`retinue store ACTION`; on MongoDB the engine's command that this becomes."""
+        if self.address.startswith("mongodb:"):
+            arguments = [f"--store-{action}", *options]
+            return self._project.process("retinue_engine", *arguments, RETINUE_STORE=self.address)
+        return self._project.retinue("store", action, *options, "--store", self.address)
 
     def lose(self, session_id: str) -> None:
         """Lose the journals of a session's runs behind their first record."""
@@ -151,7 +159,8 @@ async def test_old_and_surplus_sessions_are_listed_then_deleted(
     assert await kept.sessions() == sorted({"new", "old-1", "old-2"} - set(goes))
 
 
-def test_pruning_needs_to_know_what_to_keep(kept: Kept) -> None:
+def test_pruning_needs_to_know_what_to_keep(tmp_path: Path) -> None:
+    kept = Kept(f"sqlite:{tmp_path / 'engine.db'}", tmp_path / "shop")
     done = kept.store("prune")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: say what to keep: --days N, --keep N")
@@ -234,7 +243,7 @@ def test_what_is_no_store_is_said_in_one_line(tmp_path: Path) -> None:
         assert words in done.stderr
         assert done.stderr.count("\n") == 1
         assert "secret" not in done.stderr
-        assert json.loads(kept.store("check", "--json").stderr)["error"]["message"]
+    assert json.loads(garbage.store("check", "--json").stderr)["error"]["message"]
 
 
 def test_a_damaged_file_is_told_and_not_a_traceback(tmp_path: Path) -> None:
@@ -260,3 +269,12 @@ def test_the_store_of_a_project_is_that_of_its_suite(tmp_path: Path) -> None:
     assert project.retinue("store", "check").stdout.endswith("engine.db: no problems\n")
     kept = project.retinue("store", "prune", "--keep", "1", "--dry-run")
     assert kept.stdout.endswith("engine.db: would delete 0 sessions\n")
+
+
+def test_it_loads_no_engine() -> None:
+    code = (
+        "import sys, retinue_engine.stores.maintenance; print([m for m in ('aiohttp', 'jinja2', 'jsonschema',"
+        " 'litellm', 'pymongo', 'retinue_engine.app') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert out.stdout.strip() == "[]"
