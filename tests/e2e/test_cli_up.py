@@ -1,6 +1,5 @@
 """`retinue up` from start to end: nothing is left behind, however it ends."""
 
-import json
 import os
 import signal
 import socket
@@ -17,7 +16,7 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "shop")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_all_in_reverse_order_and_leaves_no_process(
     project: Project, number: signal.Signals
 ) -> None:
@@ -87,27 +86,6 @@ def test_it_is_ready_soon_and_shows_what_it_started(project: Project) -> None:
     assert "\x1b" not in up.text
 
 
-def test_its_log_files_hold_what_the_services_say(project: Project) -> None:
-    with project.up("--verbose") as up:
-        until(lambda: up.last("log"), "the log is shown, too")
-        logs = project.folder / ".retinue" / "logs"
-        names = {path.name for path in logs.iterdir()}
-        assert names == {"model.log", "registry.log", "mcp-host.log", "engine.log"}
-        assert "ready" in (logs / "engine.log").read_text()
-
-
-def test_logins_to_mcp_servers_are_kept_beside_the_projects_other_data(project: Project) -> None:
-    with project.up():
-        assert (project.folder / ".retinue" / "logins.json.lock").is_file()
-
-
-def test_a_second_one_in_the_same_project_is_refused(project: Project) -> None:
-    with project.up() as up:
-        done = project.retinue("up", "--free-ports")
-        assert done.returncode == 1
-        assert f"runs in {project.folder} already (process {up.started.process.pid})" in done.stderr
-
-
 def test_a_taken_port_is_one_line(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -130,20 +108,6 @@ def test_a_wrong_script_is_said_with_its_line(project: Project) -> None:
     done = project.retinue("up", "--free-ports", "--model-address", f"127.0.0.1:{project.model_port}")
     assert done.returncode == 1
     assert "model.yaml:1" in done.stderr
-
-
-def test_another_script_can_play_the_model(project: Project) -> None:
-    (project.folder / "other.yaml").write_text("default: {text: from the other}\n")
-    with project.up("--model-script", "other.yaml"):
-        assert project.retinue("run", "assistant", "hello", "-q").stdout == "from the other\n"
-
-
-def test_problems_of_the_files_are_said_and_the_rest_works(project: Project) -> None:
-    (project.folder / "broken.yaml").write_text("agents:\n  x: {llm: nobody}\n")
-    with project.up() as up:
-        until(lambda: up.last("problems"), "the problems are said")
-        assert "broken.yaml:2" in json.dumps(up.last("problems"))
-        assert project.retinue("run", "assistant", "hello", "-q").stdout == "You said: hello\n"
 
 
 def test_serve_becomes_the_service(project: Project) -> None:
