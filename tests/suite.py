@@ -26,6 +26,7 @@ from retinue_mcp_host.app import open_app as open_mcp_host
 from retinue_mcp_host.settings import McpHostSettings
 from retinue_registry.app import open_app as open_registry
 from retinue_registry.settings import RegistrySettings
+from tests.servers.forked import Forked, start_forked
 
 SOON_S = 10.0
 """Ten times and more what anything here takes."""
@@ -336,7 +337,7 @@ class Process:
         self.log = folder / f"{module}.log"
         self._env = dict(env)
         self.address = ""
-        self.running: asyncio.subprocess.Process | None = None
+        self.running: Forked | None = None
 
     async def start(self) -> None:
         """Start it, and wait until it is ready."""
@@ -345,19 +346,9 @@ class Process:
         if self.address:
             service = self.module.removeprefix("retinue_").upper()
             own[f"RETINUE_{service}_ADDRESS"] = self.address
-        with self.log.open("ab") as log:
-            self.running = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self.module,
-                env=own,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-            )
-        assert self.running.stdout is not None
         async with asyncio.timeout(START_S):
-            ready = await self.running.stdout.readline()
+            self.running = await start_forked(self.module, own, self.log)
+        ready = self.running.ready
         assert ready, f"{self.module} did not start:\n{self.log.read_text()[-2000:]}"
         self.address = json.loads(ready)["address"]
 

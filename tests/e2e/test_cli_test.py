@@ -1,6 +1,7 @@
 """`retinue test`: tests in a file, against services of their own."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 from retinue.engine.v1.run_pb2 import StepState
 from retinue_cli.testing import judging
+
+from .in_process import run_here
 
 RETINUE = Path(sys.executable).with_name("retinue")
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "workflows"
@@ -102,7 +105,9 @@ def test_a_file_that_is_wrong_is_told_where_before_anything_starts(
     project: Path, text: str, said: str
 ) -> None:
     (project / "tests.yaml").write_text(text)
-    assert said in run(project, "tests.yaml", status=2)
+    done = run_here(("test", "tests.yaml"), project, os.environ)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
 
 
 def test_a_test_that_takes_too_long_fails_and_its_run_ends(project: Path) -> None:

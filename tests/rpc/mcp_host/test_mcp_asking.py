@@ -1,7 +1,8 @@
 """What servers ask in the middle of tool calls, and what they are answered, over both transports."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,17 +16,27 @@ from .asking import CANCEL, DECLINE, accept, answer, calling, failed, is_open, s
 from .hosting import Host, serve_http
 from .test_mcp_streams import cancel, open_stream, start
 
+pytestmark = pytest.mark.xdist_group("mcp_asking")
+
 QUESTION = {"question": "Which colour?"}
 
 
+@pytest.fixture(scope="module")
+def asking_url() -> Iterator[str]:
+    """The asking server over HTTP, one for all tests."""
+    with asyncio.Runner() as runner:
+        serving = serve_http("asking_server.py")
+        url, _ = runner.run(serving.__aenter__())
+        yield url
+        runner.run(serving.__aexit__(None, None, None))
+
+
 @pytest.fixture(params=["stdio", "http"])
-async def asking(request: pytest.FixtureRequest, host: Host) -> AsyncIterator[Any]:
+def asking(request: pytest.FixtureRequest, host: Host, asking_url: str) -> Any:
     """Stores the asking server, over each transport."""
     if request.param == "stdio":
-        yield lambda **spec: host.stdio("asking", "asking_server.py", **spec)
-        return
-    async with serve_http("asking_server.py") as (url, _):
-        yield lambda **spec: host.http("asking", url, **spec)
+        return lambda **spec: host.stdio("asking", "asking_server.py", **spec)
+    return lambda **spec: host.http("asking", asking_url, **spec)
 
 
 @pytest.mark.parametrize(
