@@ -17,7 +17,7 @@ from aiohttp import web
 
 from retinue.client import Access, Client, open_client
 from retinue.engine.v1 import event_pb2, input_pb2, run_pb2, service_pb2_grpc
-from retinue_cli.scripted_model.script import parse_script
+from retinue_cli.scripted_model.script import Script
 from retinue_cli.scripted_model.server import _ScriptedModel
 from retinue_engine.app import open_app as open_engine
 from retinue_engine.settings import EngineSettings
@@ -92,7 +92,7 @@ class Model:
     @asynccontextmanager
     async def open(self, script: Mapping[str, Any], port: int = 0) -> AsyncIterator["Model"]:
         """Serve a script."""
-        app = _ScriptedModel(parse_script(yaml.safe_dump(dict(script)))).app()
+        app = _ScriptedModel(Script.model_validate(dict(script))).app()
         app.middlewares.append(self._watch)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
         await runner.setup()
@@ -143,7 +143,7 @@ def write_project(
         project["graph_workflows"] = dict(graph_workflows)
     if custom_workflows:
         project["custom_workflows"] = dict(custom_workflows)
-    (folder / "retinue.yaml").write_text(yaml.safe_dump(project))
+    (folder / "retinue.yaml").write_text(yaml.dump(project, Dumper=yaml.CSafeDumper))
 
 
 @dataclass
