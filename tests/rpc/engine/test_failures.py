@@ -48,9 +48,10 @@ async def test_a_model_that_fails_fails_the_run_and_says_why(
     transport: str,
 ) -> None:
     monkeypatch.setenv("KEY_OF_THE_TEST", "sk-secret-of-test")
+    timeout = "300ms" if "hang" in answer else "30s"
     suite = await opened(
         {"default": answer},
-        llms={"bad": {"transport": transport, "timeout": "300ms", "api_key": "${env:KEY_OF_THE_TEST}"}},
+        llms={"bad": {"transport": transport, "timeout": timeout, "api_key": "${env:KEY_OF_THE_TEST}"}},
         agents={"b": {"llm": "bad"}},
     )
     events = await suite.story("b", session_id="s")
