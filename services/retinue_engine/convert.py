@@ -12,7 +12,7 @@ from retinue.registry.v1.agent_pb2 import Budget as BudgetMessage
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.definition import AgentDefinition, Budget
 from retinue_engine.outcome import set_seconds
-from retinue_engine.stores.store import BlobRow, InputRow, MessageRow, RunRow, SessionRow
+from retinue_engine.stores.rows import BlobRow, InputRow, MessageRow, RunRow, SessionRow
 from retinue_engine.workflow.definition import WorkflowDefinition
 
 

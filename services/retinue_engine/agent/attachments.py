@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from retinue.engine.v1.attachment_pb2 import Attachment
-from retinue_engine.stores.store import BlobRow
+from retinue_engine.stores.rows import BlobRow
 
 Content = str | list[dict[str, Any]]
 """A message's content in the OpenAI chat format: a text, or parts."""

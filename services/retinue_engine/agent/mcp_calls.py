@@ -10,7 +10,7 @@ from retinue.engine.v1.event_pb2 import (
 from retinue_engine.agent.attachments import new_blob
 from retinue_engine.agent.server_asks import answering
 from retinue_engine.agent.work import AgentRun
-from retinue_engine.stores.store import Effects
+from retinue_engine.stores.rows import Effects
 from retinue_engine.tools import Tool, ToolAnswer, ToolRequest
 
 MAX_RESULT_BYTES = 384 * 1024

@@ -12,7 +12,7 @@ from retinue_engine.definition import AgentDefinition
 from retinue_engine.llm.pricing import PriceTable
 from retinue_engine.llm.routing import Models
 from retinue_engine.memory import MemoryRow
-from retinue_engine.stores.store import Effects, RunRow, Totals
+from retinue_engine.stores.rows import Effects, RunRow, Totals
 from retinue_engine.story.effects import effects_of
 from retinue_engine.story.journal import Journal
 from retinue_engine.story.step_sessions import StepSession

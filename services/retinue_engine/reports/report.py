@@ -10,7 +10,8 @@ from retinue.engine.v1.run_pb2 import RUN_STATE_FAILED, RUN_STATE_QUEUED, RUN_ST
 from retinue_engine.outcome import set_seconds
 from retinue_engine.reports.findings import Asking, Call, Findings
 from retinue_engine.reports.sums import Sums
-from retinue_engine.stores.store import FINAL_STATES, RunRow, Store
+from retinue_engine.stores.rows import FINAL_STATES, RunRow
+from retinue_engine.stores.store import Store
 from retinue_engine.story.journal import MAX_RECORD_BYTES
 
 _LLM_FAILED = "ERROR_REASON_LLM_"

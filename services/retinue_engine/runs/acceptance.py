@@ -27,14 +27,8 @@ from retinue_engine.ids import new_run_id, new_session_id, new_writer
 from retinue_engine.runs.dispatcher import Dispatcher
 from retinue_engine.runs.supervisor import Supervisor
 from retinue_engine.runs.violations import check_request, check_workflow_options
-from retinue_engine.stores.store import (
-    NOT_FINAL_STATES,
-    Control,
-    RunFilter,
-    RunRow,
-    SessionTakenError,
-    Store,
-)
+from retinue_engine.stores.rows import NOT_FINAL_STATES, Control, RunFilter, RunRow, SessionTakenError
+from retinue_engine.stores.store import Store
 from retinue_engine.story.history import callee_from, definition_from
 from retinue_engine.workflow.definition import WorkflowDefinition
 from retinue_engine.workflow.ends import read_input

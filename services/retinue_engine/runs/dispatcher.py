@@ -15,7 +15,7 @@ from retinue_engine.convert import now_us
 from retinue_engine.ids import new_writer
 from retinue_engine.runs.supervisor import ActiveRun, Supervisor
 from retinue_engine.runs.takeover import take_over
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     FINAL_STATES,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
@@ -25,8 +25,8 @@ from retinue_engine.stores.store import (
     InputRow,
     QueuedSession,
     RunRow,
-    Store,
 )
+from retinue_engine.stores.store import Store
 from retinue_engine.story.journal import encode_record
 
 log = structlog.get_logger()

@@ -7,7 +7,8 @@ from typing import Protocol
 import structlog
 
 from retinue.errors import RetinueError
-from retinue_engine.stores.store import RunRow, Store
+from retinue_engine.stores.rows import RunRow
+from retinue_engine.stores.store import Store
 
 log = structlog.get_logger()
 

@@ -12,7 +12,8 @@ from retinue_engine.agent.work import Work
 from retinue_engine.custom.progress import CustomProgress
 from retinue_engine.custom.restoring import restore_calls
 from retinue_engine.runs.takeover import read_events
-from retinue_engine.stores.store import FINAL_STATES, RunRow, Store
+from retinue_engine.stores.rows import FINAL_STATES, RunRow
+from retinue_engine.stores.store import Store
 from retinue_engine.story.history import replay
 from retinue_engine.story.journal import MAX_EVENT_BYTES
 from retinue_engine.workflow.progress import Progress

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from retinue.engine.v1 import event_pb2, service_pb2
-from retinue_engine.stores.store import FINAL_STATES, JournalRecord, Store
+from retinue_engine.stores.rows import FINAL_STATES, JournalRecord
+from retinue_engine.stores.store import Store
 
 
 async def settled(store: Store, namespace: str, records: Sequence[JournalRecord]) -> Sequence[JournalRecord]:

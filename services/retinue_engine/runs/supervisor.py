@@ -13,7 +13,8 @@ import structlog
 from retinue.engine.v1 import event_pb2
 from retinue.errors import ClaimLostError, RetinueError
 from retinue_engine.convert import now_us
-from retinue_engine.stores.store import JournalRecord, RunRow, Store
+from retinue_engine.stores.rows import JournalRecord, RunRow
+from retinue_engine.stores.store import Store
 from retinue_engine.story.feed import Feed
 from retinue_engine.story.journal import Journal
 

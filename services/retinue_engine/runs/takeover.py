@@ -7,7 +7,8 @@ from retinue.engine.v1 import event_pb2, run_pb2, service_pb2
 from retinue.engine.v1.service_pb2 import RunRequest
 from retinue.registry.v1.service_pb2 import ResolveComponentResponse
 from retinue_engine.convert import run_started
-from retinue_engine.stores.store import JournalRecord, RunRow, Store
+from retinue_engine.stores.rows import JournalRecord, RunRow
+from retinue_engine.stores.store import Store
 from retinue_engine.story.effects import effects_of, merged
 from retinue_engine.story.history import replay
 from retinue_engine.story.journal import MAX_RECORD_BYTES, encode_record, stamp

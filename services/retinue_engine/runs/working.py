@@ -38,7 +38,8 @@ from retinue_engine.runs.receiving import expire_inputs, receive_answers
 from retinue_engine.runs.retrying import restore
 from retinue_engine.runs.running import root_loop
 from retinue_engine.runs.supervisor import ActiveRun
-from retinue_engine.stores.store import NOW, RunRow, Store, Totals
+from retinue_engine.stores.rows import NOW, RunRow, Totals
+from retinue_engine.stores.store import Store
 from retinue_engine.story.history import definition_of, replay
 from retinue_engine.story.journal import MAX_EVENT_BYTES
 from retinue_engine.story.step_sessions import StepSession, open_step_session

@@ -18,7 +18,8 @@ from retinue_engine.agent.json_schema import parse_json
 from retinue_engine.agent.output import OutputSchema
 from retinue_engine.convert import input_to_proto
 from retinue_engine.runs.dispatcher import Dispatcher
-from retinue_engine.stores.store import InputRow, Store
+from retinue_engine.stores.rows import InputRow
+from retinue_engine.stores.store import Store
 from retinue_kit.paging import decode_page_token, encode_page_token, page_limit
 
 SERVICE = "retinue.engine.v1.InputService"

@@ -24,7 +24,8 @@ from retinue_engine.runs.acceptance import Acceptance
 from retinue_engine.runs.keeping import Keepers
 from retinue_engine.runs.retrying import retry_request
 from retinue_engine.runs.violations import check_options
-from retinue_engine.stores.store import FINAL_STATES, Control, RunFilter, RunRow, Store
+from retinue_engine.stores.rows import FINAL_STATES, Control, RunFilter, RunRow
+from retinue_engine.stores.store import Store
 from retinue_engine.story.filter import EventFilter, check_types, filtered
 from retinue_engine.story.history import callee_of, definition_of
 from retinue_engine.story.remote_feeds import RemoteFeeds

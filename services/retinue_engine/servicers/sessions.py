@@ -9,7 +9,8 @@ from retinue.engine.v1 import service_pb2, service_pb2_grpc
 from retinue.errors import InvalidArgumentError, SessionNotFoundError, SessionOfStepError
 from retinue_engine.convert import message_to_proto, run_to_proto, session_to_proto
 from retinue_engine.runs.violations import labels
-from retinue_engine.stores.store import RunFilter, SessionRow, Store
+from retinue_engine.stores.rows import RunFilter, SessionRow
+from retinue_engine.stores.store import Store
 from retinue_kit.paging import decode_page_token, encode_page_token, page_limit
 
 _PAGE = 500

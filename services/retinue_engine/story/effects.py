@@ -12,7 +12,7 @@ from retinue.engine.v1.service_pb2 import RunRequest
 from retinue_engine.agent.tree import Tree
 from retinue_engine.convert_memory import memory_from_proto
 from retinue_engine.custom.definition import CustomDefinition
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     RUN_STATE_RUNNING,
     Effects,
     InputRow,

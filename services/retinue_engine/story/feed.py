@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 
-from retinue_engine.stores.store import JournalRecord
+from retinue_engine.stores.rows import JournalRecord
 
 TAIL_BYTES = 256 * 1024
 """How much of a run's story stays in memory. Who is further behind reads the store."""

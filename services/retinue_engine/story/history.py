@@ -13,7 +13,8 @@ from retinue_engine.agent.attachments import message_content
 from retinue_engine.agent.conversation import Conversation, Message
 from retinue_engine.agent.tree import Definition, Tree, new_state
 from retinue_engine.convert_definition import callee_definition, root_definition
-from retinue_engine.stores.store import RunRow, Store
+from retinue_engine.stores.rows import RunRow
+from retinue_engine.stores.store import Store
 from retinue_engine.story.step_sessions import read_histories
 from retinue_engine.workflow.convert_definition import workflow_definition
 from retinue_engine.workflow.definition import WorkflowDefinition

@@ -8,7 +8,8 @@ import structlog
 
 from retinue.engine.v1 import event_pb2, service_pb2
 from retinue.errors import ClaimLostError, PayloadTooLargeError, RetinueError, StoreUnavailableError
-from retinue_engine.stores.store import Effects, JournalRecord, Store
+from retinue_engine.stores.rows import Effects, JournalRecord
+from retinue_engine.stores.store import Store
 from retinue_engine.story.effects import merged
 from retinue_engine.story.feed import Feed
 

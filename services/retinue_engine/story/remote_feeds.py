@@ -10,7 +10,8 @@ import structlog
 from retinue.engine.v1 import service_pb2
 from retinue.errors import RetinueError
 from retinue_engine.runs.settled import settled
-from retinue_engine.stores.store import JournalRecord, Store
+from retinue_engine.stores.rows import JournalRecord
+from retinue_engine.stores.store import Store
 from retinue_engine.story.feed import Feed
 from retinue_kit.tasks import open_task_group
 

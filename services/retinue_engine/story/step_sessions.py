@@ -16,7 +16,8 @@ from retinue.engine.v1.service_pb2 import RunRequest
 from retinue_engine.agent.conversation import Message
 from retinue_engine.agent.tree import Definition, Tree
 from retinue_engine.definition import AgentDefinition
-from retinue_engine.stores.store import RunRow, Store
+from retinue_engine.stores.rows import RunRow
+from retinue_engine.stores.store import Store
 
 
 class StepSession(NamedTuple):

@@ -6,7 +6,8 @@ from typing import Protocol
 from retinue.engine.v1 import service_pb2
 from retinue.errors import SequenceOutOfRangeError
 from retinue_engine.runs.settled import settled
-from retinue_engine.stores.store import FINAL_STATES, JournalRecord, Store
+from retinue_engine.stores.rows import FINAL_STATES, JournalRecord
+from retinue_engine.stores.store import Store
 from retinue_engine.story.feed import Feed
 from retinue_engine.story.journal import MAX_RECORD_BYTES
 from retinue_engine.story.remote_feeds import RemoteFeeds

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     RUN_STATE_RUNNING,
     RUN_STATE_WAITING,
     BlobRow,
@@ -15,10 +15,10 @@ from retinue_engine.stores.store import (
     JournalRecord,
     RunOutcome,
     RunRow,
-    Store,
     Suspension,
     Totals,
 )
+from retinue_engine.stores.store import Store
 
 LATER_US = 2**60
 """When every lease is over."""

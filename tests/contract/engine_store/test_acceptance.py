@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
     Control,
     RunFilter,
     SessionTakenError,
-    Store,
 )
+from retinue_engine.stores.store import Store
 
 from .conftest import OpenStore
 from .rows import create, end_of, ends, finish, ids, make_run, record

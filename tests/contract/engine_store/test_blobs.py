@@ -3,7 +3,8 @@
 import pytest
 
 from retinue.errors import ClaimLostError
-from retinue_engine.stores.store import BlobRow, Effects, Store
+from retinue_engine.stores.rows import BlobRow, Effects
+from retinue_engine.stores.store import Store
 
 from .conftest import OpenStore
 from .rows import LATER_US, create, make_blob, make_run, record

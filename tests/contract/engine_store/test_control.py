@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
-from retinue_engine.stores.store import NOW, RUN_STATE_QUEUED, RUN_STATE_RUNNING, Control, RunRow, Store
+from retinue_engine.stores.rows import NOW, RUN_STATE_QUEUED, RUN_STATE_RUNNING, Control, RunRow
+from retinue_engine.stores.store import Store
 
 from .rows import create, end_of, ends, finish, get, ids, make_run, record, suspend
 

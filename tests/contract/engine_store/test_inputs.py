@@ -12,7 +12,8 @@ from retinue.engine.v1.input_pb2 import (
     InputState,
 )
 from retinue.errors import ClaimLostError
-from retinue_engine.stores.store import NOW, Effects, InputRow, RunRow, Store
+from retinue_engine.stores.rows import NOW, Effects, InputRow, RunRow
+from retinue_engine.stores.store import Store
 
 from .conftest import OpenStore
 from .rows import (

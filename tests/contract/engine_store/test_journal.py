@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from retinue.errors import ClaimLostError
-from retinue_engine.stores.store import JournalRecord, RunRow, Store
+from retinue_engine.stores.rows import JournalRecord, RunRow
+from retinue_engine.stores.store import Store
 
 from .rows import LATER_US, create, end_of, ends, make_run, record
 

@@ -13,8 +13,9 @@ import pytest
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
 from retinue.errors import ClaimLostError, StoreUnavailableError
 from retinue_engine.stores.mongo.store import open_mongo_store
+from retinue_engine.stores.rows import JournalRecord, RunRow
 from retinue_engine.stores.sqlite.store import open_sqlite_store
-from retinue_engine.stores.store import JournalRecord, RunRow, Store
+from retinue_engine.stores.store import Store
 from tests.servers.mongodb import MongoDB, given_uri, run_mongodb
 
 from .rows import LATER_US, create, make_run, positions, record

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_FAILED, RUN_STATE_SUCCEEDED
-from retinue_engine.stores.store import RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunFilter, RunRow, Store
+from retinue_engine.stores.rows import RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunFilter, RunRow
+from retinue_engine.stores.store import Store
 
 from .rows import create, end_of, ends, ids, make_run, record
 

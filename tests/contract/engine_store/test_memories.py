@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from retinue_engine.memory import MAX_TERMS, MemoryRow, words_of
-from retinue_engine.stores.store import Effects, Store
+from retinue_engine.stores.rows import Effects
+from retinue_engine.stores.store import Store
 
 from .conftest import OpenStore
 from .rows import create, make_run, record

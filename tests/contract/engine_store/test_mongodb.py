@@ -15,7 +15,8 @@ from pymongo import monitoring
 from retinue.errors import ClaimLostError, StoreUnavailableError
 from retinue_engine.stores.mongo.schema import open_collections
 from retinue_engine.stores.mongo.store import MongoStore, open_mongo_store
-from retinue_engine.stores.store import RUN_STATE_QUEUED, Control, Store, Totals
+from retinue_engine.stores.rows import RUN_STATE_QUEUED, Control, Totals
+from retinue_engine.stores.store import Store
 from retinue_kit.tasks import open_task_group
 from tests.servers.mongodb import given_uri
 from tests.suite import until

@@ -10,16 +10,16 @@ from motor.motor_asyncio import AsyncIOMotorClient
 
 from retinue.errors import SessionBusyError
 from retinue_engine.stores.mongo.store import open_mongo_store
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     FINAL_STATES,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
     Effects,
     RunFilter,
     RunRow,
-    Store,
     Totals,
 )
+from retinue_engine.stores.store import Store
 
 from .rows import (
     LATER_US,

@@ -3,7 +3,7 @@
 from motor.motor_asyncio import AsyncIOMotorClient
 
 from retinue_engine.stores.mongo.store import open_mongo_store
-from retinue_engine.stores.store import Totals
+from retinue_engine.stores.rows import Totals
 
 from .rows import end_of, ends, make_run, record
 

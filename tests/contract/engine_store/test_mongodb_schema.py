@@ -14,15 +14,15 @@ from retinue_engine.stores.mongo.check import check
 from retinue_engine.stores.mongo.documents import run_document
 from retinue_engine.stores.mongo.schema import SCHEMA_VERSION, migrate, open_collections
 from retinue_engine.stores.mongo.store import open_mongo_store
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
     JournalRecord,
     RunFilter,
     RunRow,
-    Store,
     Totals,
 )
+from retinue_engine.stores.store import Store
 
 from .rows import create, end_of, ends, get, ids, make_run, record
 from .stopping import do_until_stopped

@@ -10,7 +10,7 @@ import pytest
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
 from retinue.errors import ClaimLostError, SessionBusyError, StoreUnavailableError
 from retinue_engine.stores.mongo.store import open_mongo_store
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     FINAL_STATES,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
@@ -19,9 +19,9 @@ from retinue_engine.stores.store import (
     RunFilter,
     RunRow,
     SessionTakenError,
-    Store,
     Totals,
 )
+from retinue_engine.stores.store import Store
 
 from .rows import LATER_US, create, end_of, ends, ids, make_run, positions, record
 from .stopping import Doing, do_until_stopped, slow_engine

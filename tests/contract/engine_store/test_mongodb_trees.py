@@ -11,17 +11,17 @@ from retinue.engine.v1.input_pb2 import INPUT_STATE_ANSWERED, INPUT_STATE_CLOSED
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
 from retinue.errors import ClaimLostError
 from retinue_engine.stores.mongo.store import open_mongo_store
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     NOW,
     RUN_STATE_RUNNING,
     RUN_STATE_WAITING,
     Effects,
     JournalRecord,
     RunRow,
-    Store,
     Suspension,
     Totals,
 )
+from retinue_engine.stores.store import Store
 
 from .rows import (
     LATER_US,

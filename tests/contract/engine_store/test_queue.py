@@ -6,15 +6,15 @@ import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED
 from retinue.errors import SessionBusyError
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
     QueuedSession,
     RunFilter,
     RunRow,
     SessionTakenError,
-    Store,
 )
+from retinue_engine.stores.store import Store
 
 from .rows import LATER_US, create, end_of, ends, finish, get, ids, make_run, record, suspend
 

@@ -7,7 +7,8 @@ import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_FAILED
 from retinue.errors import SessionBusyError
-from retinue_engine.stores.store import Effects, RunFilter, RunRow, SessionRow, Store, Totals
+from retinue_engine.stores.rows import Effects, RunFilter, RunRow, SessionRow, Totals
+from retinue_engine.stores.store import Store
 
 from .conftest import OpenStore
 from .rows import (

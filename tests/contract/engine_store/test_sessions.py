@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import replace
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
-from retinue_engine.stores.store import RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunFilter, Store
+from retinue_engine.stores.rows import RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunFilter
+from retinue_engine.stores.store import Store
 
 from .rows import LATER_US, create, end_of, ends, finish, ids, make_run, positions, record
 

@@ -11,19 +11,19 @@ import pytest
 from retinue.engine.v1 import event_pb2
 from retinue.engine.v1.run_pb2 import RUN_STATE_SUCCEEDED
 from retinue.errors import StoreUnavailableError
-from retinue_engine.stores.sqlite.check import check
-from retinue_engine.stores.sqlite.schema import SCHEMA_VERSION, connect, migrate
-from retinue_engine.stores.sqlite.store import open_sqlite_store
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     NOW,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
     Effects,
     RunFilter,
     RunRow,
-    Store,
     Totals,
 )
+from retinue_engine.stores.sqlite.check import check
+from retinue_engine.stores.sqlite.schema import SCHEMA_VERSION, connect, migrate
+from retinue_engine.stores.sqlite.store import open_sqlite_store
+from retinue_engine.stores.store import Store
 from retinue_engine.story.journal import encode_record
 
 from .rows import create, end_of, ends, ids, make_child, make_run, record

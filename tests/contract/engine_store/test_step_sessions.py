@@ -7,7 +7,8 @@ import pytest
 
 from retinue.errors import SessionBusyError
 from retinue_engine.stores.mongo.store import open_mongo_store
-from retinue_engine.stores.store import Effects, RunRow, SessionRow, Store, Totals
+from retinue_engine.stores.rows import Effects, RunRow, SessionRow, Totals
+from retinue_engine.stores.store import Store
 
 from .conftest import OpenStore
 from .rows import create, end_of, finish, make_child, make_run, record

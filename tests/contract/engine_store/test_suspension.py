@@ -6,7 +6,7 @@ import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_SUCCEEDED
 from retinue.errors import ClaimLostError
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     NOW,
     RUN_STATE_PAUSED,
     RUN_STATE_QUEUED,
@@ -15,9 +15,9 @@ from retinue_engine.stores.store import (
     Control,
     Effects,
     RunFilter,
-    Store,
     Suspension,
 )
+from retinue_engine.stores.store import Store
 
 from .conftest import OpenStore
 from .rows import (

@@ -2,14 +2,8 @@
 
 import pytest
 
-from retinue_engine.stores.store import (
-    RUN_STATE_PAUSED,
-    RUN_STATE_WAITING,
-    Control,
-    Effects,
-    Store,
-    Suspension,
-)
+from retinue_engine.stores.rows import RUN_STATE_PAUSED, RUN_STATE_WAITING, Control, Effects, Suspension
+from retinue_engine.stores.store import Store
 from tests.contract.engine_store.rows import create, ids, make_input, make_run, record, suspend
 
 PAUSE, RESUME = Control(pause_reason="lunch"), Control(resume=True)

@@ -6,7 +6,8 @@ import pytest
 
 from retinue.engine.v1.run_pb2 import RUN_STATE_CANCELLED, RUN_STATE_FAILED, RUN_STATE_SUCCEEDED
 from retinue.errors import ClaimLostError
-from retinue_engine.stores.store import NOW, RUN_STATE_RUNNING, Effects, RunFilter, Store, Totals
+from retinue_engine.stores.rows import NOW, RUN_STATE_RUNNING, Effects, RunFilter, Totals
+from retinue_engine.stores.store import Store
 
 from .conftest import OpenStore
 from .rows import LATER_US, create, end_of, ends, get, ids, make_child, make_run, record

@@ -8,17 +8,17 @@ from pathlib import Path
 from retinue.engine.v1.run_pb2 import RUN_STATE_FAILED, RUN_STATE_SUCCEEDED
 from retinue.errors import SessionBusyError
 from retinue_engine.stores.mongo.store import open_mongo_store
-from retinue_engine.stores.sqlite.store import open_sqlite_store
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     RUN_STATE_RUNNING,
     RUN_STATE_WAITING,
     Control,
     Effects,
     RunFilter,
-    Store,
     Suspension,
     Totals,
 )
+from retinue_engine.stores.sqlite.store import open_sqlite_store
+from retinue_engine.stores.store import Store
 
 from .rows import LATER_US, create, end_of, ends, finish, make_blob, make_child, make_input, make_run, record
 

@@ -8,8 +8,9 @@ import pytest
 
 from retinue.errors import RunNotFoundError, SessionNotFoundError
 from retinue_engine.runs.retention import TOGETHER, Retention
+from retinue_engine.stores.rows import Control, RunRow, SessionRow
 from retinue_engine.stores.sqlite.store import open_sqlite_store
-from retinue_engine.stores.store import Control, RunRow, SessionRow, Store
+from retinue_engine.stores.store import Store
 from tests.contract.engine_store.rows import create, end_of, ends, make_blob, make_run, record, suspend
 from tests.suite import open_suite, until
 

@@ -10,8 +10,8 @@ import pytest
 
 from retinue.engine.v1 import input_pb2, run_pb2
 from retinue.errors import InputClosedError, RetinueError, StoreUnavailableError
+from retinue_engine.stores.rows import InputRow
 from retinue_engine.stores.sqlite.store import SqliteStore
-from retinue_engine.stores.store import InputRow
 from tests.rpc.engine.test_approvals import ALWAYS, with_calls
 from tests.suite import Suite, check_story, stdio_server, until
 

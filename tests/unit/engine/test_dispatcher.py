@@ -14,8 +14,9 @@ from retinue.errors import StoreUnavailableError
 from retinue_engine.runs.dispatcher import Dispatcher
 from retinue_engine.runs.keeping import open_keepers
 from retinue_engine.runs.supervisor import ActiveRun
+from retinue_engine.stores.rows import FINAL_STATES, RUN_STATE_QUEUED, Effects, RunOutcome, RunRow
 from retinue_engine.stores.sqlite.store import SqliteStore, open_sqlite_store
-from retinue_engine.stores.store import FINAL_STATES, RUN_STATE_QUEUED, Effects, RunOutcome, RunRow, Store
+from retinue_engine.stores.store import Store
 from tests.contract.engine_store.rows import make_run
 from tests.suite import until
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from retinue.engine.v1 import event_pb2, service_pb2
+from retinue_engine.stores.rows import JournalRecord
 from retinue_engine.stores.sqlite.group_writer import GroupWriter
-from retinue_engine.stores.store import JournalRecord
 from retinue_engine.story import feed as feed_module
 from retinue_engine.story.feed import Feed
 from retinue_engine.story.journal import encode_record

@@ -7,7 +7,7 @@ import pytest
 
 from retinue.engine.v1 import event_pb2, run_pb2, service_pb2
 from retinue.errors import ClaimLostError, PayloadTooLargeError, StoreUnavailableError
-from retinue_engine.stores.store import Effects, JournalRecord, RunOutcome
+from retinue_engine.stores.rows import Effects, JournalRecord, RunOutcome
 from retinue_engine.story import journal as journal_module
 from retinue_engine.story.feed import Feed
 from retinue_engine.story.journal import MAX_EVENT_BYTES, MAX_RECORD_BYTES, MAX_TEXT, Journal

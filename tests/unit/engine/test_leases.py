@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from retinue.errors import StoreUnavailableError
 from retinue_engine.runs.leases import RENEW_TOGETHER, Leases
-from retinue_engine.stores.store import RunRow, Store
+from retinue_engine.stores.rows import RunRow
+from retinue_engine.stores.store import Store
 from tests.contract.engine_store.rows import make_run
 from tests.suite import until
 

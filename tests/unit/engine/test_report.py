@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from retinue.engine.v1 import event_pb2, report_pb2, run_pb2, service_pb2
 from retinue_engine.reports.report import ReportFold, make_report, report_of
-from retinue_engine.stores.store import JournalRecord, RunRow
+from retinue_engine.stores.rows import JournalRecord, RunRow
 
 from .journals import ROOT, SECOND_US, Story, family, llm_error
 

@@ -11,8 +11,9 @@ from retinue.engine.v1 import event_pb2
 from retinue.errors import InternalError
 from retinue_engine.runs.keeping import Keepers, open_keepers
 from retinue_engine.runs.supervisor import ActiveRun
+from retinue_engine.stores.rows import Control, RunRow
 from retinue_engine.stores.sqlite.store import SqliteStore, open_sqlite_store
-from retinue_engine.stores.store import Control, RunRow, Store
+from retinue_engine.stores.store import Store
 from tests.contract.engine_store.rows import make_run
 from tests.suite import until
 

@@ -10,7 +10,7 @@ from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import run_document, run_row, session_document, session_key
 from retinue_engine.stores.mongo.turns import Turns, busy_error
 from retinue_engine.stores.mongo.writes import Writes
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     FINAL_STATES,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,

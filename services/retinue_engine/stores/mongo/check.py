@@ -10,7 +10,7 @@ from retinue.engine.v1.service_pb2 import StreamRunResponse
 from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import DECIDED, IS_ROOT, session_key
 from retinue_engine.stores.mongo.schema import Collections
-from retinue_engine.stores.store import FINAL_STATES
+from retinue_engine.stores.rows import FINAL_STATES
 
 _TOGETHER = 100
 """Documents that are looked at together."""

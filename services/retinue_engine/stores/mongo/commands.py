@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 from pymongo.errors import OperationFailure, PyMongoError
 
-from retinue_engine.stores.store import NOW
+from retinue_engine.stores.rows import NOW
 
 log = structlog.get_logger()
 

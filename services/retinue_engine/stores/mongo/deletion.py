@@ -17,7 +17,7 @@ from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import DECIDED, IS_CHILD, IS_ROOT, Document, session_key
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.mongo.turns import Turns, busy_error, holds, on_its_way
-from retinue_engine.stores.store import RUN_STATE_QUEUED
+from retinue_engine.stores.rows import RUN_STATE_QUEUED
 
 _TOGETHER = 100
 """Runs that are deleted together."""

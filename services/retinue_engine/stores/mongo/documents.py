@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 from pymongo import ASCENDING, DESCENDING
 
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     BlobRow,
     InputRow,
     JournalRecord,

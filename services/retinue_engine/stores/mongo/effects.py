@@ -29,7 +29,7 @@ from retinue_engine.stores.mongo.documents import (
 from retinue_engine.stores.mongo.memories import insert_memory
 from retinue_engine.stores.mongo.step_sessions import StepSessions, additions
 from retinue_engine.stores.mongo.writes import Writes
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     FINAL_STATES,
     NOW,
     RUN_STATE_PAUSED,

@@ -10,7 +10,7 @@ from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import DECIDED, Document, session_key
 from retinue_engine.stores.mongo.schema import Collections
 from retinue_engine.stores.mongo.turns import HOLDER, holds, on_its_way
-from retinue_engine.stores.store import RUN_STATE_QUEUED, QueuedSession
+from retinue_engine.stores.rows import RUN_STATE_QUEUED, QueuedSession
 
 _LOOK_AT = 200
 """Sessions that are looked at together."""

@@ -5,7 +5,7 @@ from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import NOT_FINAL, OLDEST, Document, blob_row, input_row
 from retinue_engine.stores.mongo.reads import newest
 from retinue_engine.stores.mongo.schema import Collections
-from retinue_engine.stores.store import NOW, BlobRow, InputRow
+from retinue_engine.stores.rows import NOW, BlobRow, InputRow
 
 
 class Inputs:

@@ -6,7 +6,7 @@ from pymongo import ASCENDING, DESCENDING
 
 from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import record_row
-from retinue_engine.stores.store import JournalRecord
+from retinue_engine.stores.rows import JournalRecord
 
 _READ_RECORDS = 50
 """Records that one answer of MongoDB holds: most readers want the few at the end."""

@@ -9,7 +9,7 @@ from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import IS_CHILD, IS_ROOT, NOT_FINAL, OLDEST, Document, run_row
 from retinue_engine.stores.mongo.reads import newest
 from retinue_engine.stores.mongo.schema import Collections
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     NOW,
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,

@@ -11,7 +11,7 @@ from pymongo.read_concern import ReadConcern
 from retinue.engine.v1.input_pb2 import INPUT_STATE_PENDING
 from retinue_engine.stores.mongo.database import translated
 from retinue_engine.stores.mongo.documents import IS_ROOT, NOT_FINAL, Document
-from retinue_engine.stores.store import NOW, RUN_STATE_QUEUED, RUN_STATE_RUNNING, Totals
+from retinue_engine.stores.rows import NOW, RUN_STATE_QUEUED, RUN_STATE_RUNNING, Totals
 
 SCHEMA_VERSION = 3
 """Of the documents, as `meta` holds it. Version 1 had no children, no inputs, no totals, and no `meta`;

@@ -15,7 +15,7 @@ from retinue_engine.stores.mongo.documents import (
 )
 from retinue_engine.stores.mongo.reads import newest
 from retinue_engine.stores.mongo.schema import Collections
-from retinue_engine.stores.store import MessageRow, SessionRow
+from retinue_engine.stores.rows import MessageRow, SessionRow
 
 
 class Sessions:

@@ -20,7 +20,7 @@ from retinue_engine.stores.mongo.documents import (
     session_key,
 )
 from retinue_engine.stores.mongo.writes import Writes
-from retinue_engine.stores.store import RunOutcome
+from retinue_engine.stores.rows import RunOutcome
 from retinue_kit.mongodb import DuplicateDocumentError
 
 _REMEMBERED = 32

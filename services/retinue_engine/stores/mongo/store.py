@@ -21,7 +21,7 @@ from retinue_engine.stores.mongo.schema import Collections, open_collections
 from retinue_engine.stores.mongo.sessions import Sessions
 from retinue_engine.stores.mongo.turns import Turns
 from retinue_engine.stores.mongo.writes import Writes
-from retinue_engine.stores.store import BlobRow, Effects, JournalRecord, RunRow
+from retinue_engine.stores.rows import BlobRow, Effects, JournalRecord, RunRow
 from retinue_kit.tasks import open_task_group
 
 CLOSE_S = 5.0

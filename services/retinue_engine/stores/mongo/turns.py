@@ -26,7 +26,7 @@ from retinue_engine.stores.mongo.documents import (
     session_key,
 )
 from retinue_engine.stores.mongo.schema import Collections
-from retinue_engine.stores.store import FINAL_STATES, RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunRow
+from retinue_engine.stores.rows import FINAL_STATES, RUN_STATE_QUEUED, RUN_STATE_RUNNING, RunRow
 
 HOLDER = dict.fromkeys(("state", "ruled_out", "namespace", "session_id", "create_us"), True)
 """What is read of a run that holds a session."""

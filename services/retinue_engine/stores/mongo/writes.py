@@ -17,7 +17,7 @@ from retinue_engine.stores.mongo.documents import (
 )
 from retinue_engine.stores.mongo.group import GroupWrites
 from retinue_engine.stores.mongo.schema import Collections
-from retinue_engine.stores.store import RUN_STATE_RUNNING, SUSPENDED_STATES, BlobRow, JournalRecord
+from retinue_engine.stores.rows import RUN_STATE_RUNNING, SUSPENDED_STATES, BlobRow, JournalRecord
 
 _IS_SUSPENDED = {"$in": ["$state", sorted(SUSPENDED_STATES)]}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 
 from retinue.engine.v1.input_pb2 import INPUT_STATE_ANSWERED, INPUT_STATE_CLOSED
-from retinue_engine.stores.store import NOW, BlobRow, InputRow
+from retinue_engine.stores.rows import NOW, BlobRow, InputRow
 
 _INPUT_COLUMNS = ", ".join(column.name for column in fields(InputRow))
 _BLOB_COLUMNS = ", ".join(column.name for column in fields(BlobRow))

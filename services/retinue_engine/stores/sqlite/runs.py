@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
-from retinue_engine.stores.store import NOW, RUN_STATE_RUNNING, Control, QueuedSession, RunFilter, RunRow
+from retinue_engine.stores.rows import NOW, RUN_STATE_RUNNING, Control, QueuedSession, RunFilter, RunRow
 
 RUN_COLUMNS = ", ".join(column.name for column in fields(RunRow))
 

@@ -8,8 +8,8 @@ from operator import attrgetter
 from typing import Any
 
 from retinue.errors import SessionBusyError
+from retinue_engine.stores.rows import MessageRow, RunOutcome, RunRow, SessionRow, SessionTakenError, Totals
 from retinue_engine.stores.sqlite.runs import IS_QUEUED, IS_ROOT, has_queued
-from retinue_engine.stores.store import MessageRow, RunOutcome, RunRow, SessionRow, SessionTakenError, Totals
 
 _TOTALS = tuple(column.name for column in fields(Totals))
 _totals_values = attrgetter(*_TOTALS)

@@ -12,11 +12,7 @@ from typing import Any, TypeVar, cast
 
 from retinue.errors import StoreUnavailableError
 from retinue_engine.memory import MemoryRow
-from retinue_engine.stores.sqlite import inputs, memories, runs, sessions
-from retinue_engine.stores.sqlite.group_writer import GroupWriter
-from retinue_engine.stores.sqlite.schema import Reader, connect, migrate
-from retinue_engine.stores.sqlite.writes import AppendRecord, ClaimRun, CreateRun, Write, commit
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     BlobRow,
     Control,
     Effects,
@@ -28,6 +24,10 @@ from retinue_engine.stores.store import (
     RunRow,
     SessionRow,
 )
+from retinue_engine.stores.sqlite import inputs, memories, runs, sessions
+from retinue_engine.stores.sqlite.group_writer import GroupWriter
+from retinue_engine.stores.sqlite.schema import Reader, connect, migrate
+from retinue_engine.stores.sqlite.writes import AppendRecord, ClaimRun, CreateRun, Write, commit
 
 _Answer = TypeVar("_Answer")
 

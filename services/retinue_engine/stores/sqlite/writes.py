@@ -8,17 +8,7 @@ from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
 from retinue.errors import ClaimLostError, SessionBusyError, StoreUnavailableError
-from retinue_engine.stores.sqlite.inputs import (
-    close_inputs,
-    insert_blobs,
-    insert_inputs,
-    is_answered,
-    receive_inputs,
-)
-from retinue_engine.stores.sqlite.memories import insert_memory
-from retinue_engine.stores.sqlite.runs import RUN_COLUMNS, read_run
-from retinue_engine.stores.sqlite.sessions import add_to_step_session, end_turn, take_session
-from retinue_engine.stores.store import (
+from retinue_engine.stores.rows import (
     NOW,
     RUN_STATE_PAUSED,
     RUN_STATE_QUEUED,
@@ -31,6 +21,16 @@ from retinue_engine.stores.store import (
     SessionTakenError,
     Suspension,
 )
+from retinue_engine.stores.sqlite.inputs import (
+    close_inputs,
+    insert_blobs,
+    insert_inputs,
+    is_answered,
+    receive_inputs,
+)
+from retinue_engine.stores.sqlite.memories import insert_memory
+from retinue_engine.stores.sqlite.runs import RUN_COLUMNS, read_run
+from retinue_engine.stores.sqlite.sessions import add_to_step_session, end_turn, take_session
 
 _run_values = attrgetter(*(column.name for column in fields(RunRow)))
 _record_values = attrgetter(*(column.name for column in fields(JournalRecord)))
