@@ -3,15 +3,17 @@
 import asyncio
 import contextvars
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from retinue import errors
-from retinue.client import Access, open_channel
+from retinue.client import Access, ServiceChannel, open_channel
 from retinue_engine.definition import Server
 from retinue_engine.host.toolbox import HostToolbox, open_host_toolbox
 from retinue_engine.tools import (
@@ -28,6 +30,7 @@ from retinue_engine.tools import (
     ToolRequest,
 )
 from retinue_mcp_host.calls import server_requests
+from tests.suite import SOON_S
 
 from .asking import asks, elicitation
 from .hosting import Host, Registry, open_host, until
@@ -212,3 +215,21 @@ async def test_the_end_of_the_host_ends_the_questions(registry: Registry, tmp_pa
         with pytest.raises(errors.RetinueError):
             await calling
         assert waiting.cancelled == 1
+
+
+def test_the_toolbox_closes_at_whatever_moment_its_host_cannot_be_reached() -> None:
+    async def close(channel: ServiceChannel, after_s: float, busy_s: float) -> None:
+        async with open_host_toolbox(channel):
+            end = time.perf_counter() + after_s
+            while time.perf_counter() < end:  # noqa: ASYNC110 - there is nothing to wait for
+                await asyncio.sleep(0)
+            # Meanwhile the call fails, and nobody has looked yet.
+            time.sleep(busy_s)  # noqa: ASYNC251 - it stands for other work of the loop
+
+    async def close_often() -> None:
+        for number in range(60):
+            async with open_channel("MCP host", "127.0.0.1:1", Access()) as channel:
+                await asyncio.wait_for(close(channel, number * 1e-4, 0.02), SOON_S)
+
+    # On the services' own loop.
+    uvloop.run(close_often())

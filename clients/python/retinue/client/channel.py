@@ -1,5 +1,6 @@
 """One channel to one service: how it is opened, how calls carry the token, how failures come out."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -109,7 +110,14 @@ class ServiceChannel:
             call.cancel()
 
     def error(self, failure: grpc.aio.AioRpcError) -> RetinueError:
-        """The RetinueError of a failed call of this service."""
+        """The RetinueError of a failed call of this service; CancelledError in a task that is cancelled.
+
+        grpc.aio swallows the cancellation where the call fails at the same time: who calls again after a
+        failure would never end.
+        """
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
         error = error_from_rpc(failure)
         if isinstance(error, ServiceUnavailableError) and not error.facts:
             return ServiceUnavailableError(
