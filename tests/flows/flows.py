@@ -15,12 +15,15 @@ from retinue.errors import RetinueError
 from retinue_workflow import Context, ThreadContext
 
 
-def note(name: str, what: object) -> None:
-    """Append a line to a file of the folder that the config names."""
+def note(name: str, what: object) -> int:
+    """Append a line to a file of the folder that the config names; how many were in it before."""
     data = json.dumps(what) + "\n"
-    out = os.open(Path(os.environ["NOTES"]) / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    path = Path(os.environ["NOTES"]) / name
+    before = len(path.read_text().splitlines()) if path.exists() else 0
+    out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(out, data.encode())
     os.close(out)
+    return before
 
 
 class Topic(BaseModel):
