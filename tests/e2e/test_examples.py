@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,13 +44,13 @@ async def program(*command: str | Path, cwd: Path, status: int = 0, **env: str) 
 
 
 @asynccontextmanager
-async def suite_of(example: str, folder: Path) -> AsyncIterator[tuple[Path, dict[str, str]]]:
-    """A copy of an example with its suite up; and the environment that leads to it."""
+async def suite_of(example: str, folder: Path, more: str = "") -> AsyncIterator[tuple[Path, dict[str, str]]]:
+    """A copy of an example, `more` at its end, with its suite up; and the environment that leads to it."""
     project = folder / example
     shutil.copytree(ROOT / "examples" / example, project)
     model = f"127.0.0.1:{free_port()}"
     anchor = project / "retinue.yaml"
-    anchor.write_text(anchor.read_text().replace("127.0.0.1:7410", model))
+    anchor.write_text(anchor.read_text().replace("127.0.0.1:7410", model) + more)
     up = await asyncio.create_subprocess_exec(
         RETINUE,
         "up",
@@ -130,10 +131,7 @@ async def test_the_examples_of_graph_workflows_run_and_are_drawn(tmp_path: Path)
         run_id = started["run_id"]
         for line in ('step_draft["draft<br/>agent writer"]', "step_draft --> step_allowed"):
             assert line in await program(RETINUE, "graph", "approval", cwd=project)
-        inputs = {"inputs": []}
-        async with asyncio.timeout(READY_S):
-            while not inputs["inputs"]:
-                inputs = json.loads(await program(RETINUE, "inputs", "--json", cwd=project))
+        await _inputs(project)
         await program(RETINUE, "answer", run_id, "true", cwd=project)
         shown = await program(RETINUE, "watch", run_id, cwd=project)
         assert "published: Write on bees." in shown
@@ -142,8 +140,11 @@ async def test_the_examples_of_graph_workflows_run_and_are_drawn(tmp_path: Path)
         assert "class step_refuse skipped" in drawn
 
 
-async def test_the_nightly_report_is_written_by_steps_in_python_and_drawn(tmp_path: Path) -> None:
-    async with suite_of("nightly", tmp_path) as (project, _):
+async def test_the_nightly_report_is_written_by_steps_in_python_and_a_bulletin_by_a_program_in_node(
+    tmp_path: Path,
+) -> None:
+    client = await _install_node_client(tmp_path)
+    async with suite_of("nightly", tmp_path, _bulletin(client)) as (project, _):
         shown = await program(RETINUE, "run", "nightly", "bees", cwd=project)
         for step in ("clock", "news", "numbers", "parts", "edit"):
             assert f"◂ {step} " in shown
@@ -157,6 +158,35 @@ async def test_the_nightly_report_is_written_by_steps_in_python_and_drawn(tmp_pa
         drawn = await program(RETINUE, "graph", "--run", runs[0]["run_id"], cwd=project)
         assert 'call_1["clock"]' in drawn
         assert "class call_1,call_2,call_3,call_4,call_5 completed" in drawn
+        await _bulletin_goes_out(project)
+
+
+def _bulletin(client: Path) -> str:
+    """The config of a program in Node, as the page on the worker protocol has it."""
+    page = (ROOT / "docs" / "worker-protocol.md").read_text()
+    (block,) = re.findall(r"```yaml\ncustom_workflows:\n(.*?)```", page, re.DOTALL)
+    there = f"folder: {client}\n    env: {{RETINUE_PROTOS: {ROOT / 'protos'}}}"
+    return block.replace("folder: clients/node", there).replace("command: node", f"command: {_node()}")
+
+
+async def _bulletin_goes_out(project: Path) -> None:
+    shown = await program(RETINUE, "run", "bulletin", "bees", "--detach", "--json", cwd=project)
+    run_id = json.loads(shown)["run_id"]
+    (asked,) = await _inputs(project)
+    assert "They were seen in the garden. There are many of them." in asked["question"]["text"]
+    # The process is gone while the run waits; the next one is told what the calls before it gave.
+    await program(RETINUE, "answer", run_id, "true", cwd=project)
+    story = [
+        json.loads(line)
+        for line in (await program(RETINUE, "watch", run_id, "--json", cwd=project)).splitlines()
+    ]
+    ended = [each["worker_ended"]["outcome"] for each in story if "worker_ended" in each]
+    assert ended == ["WORKER_OUTCOME_WAITING", "WORKER_OUTCOME_DONE"]
+    done = [each["call_completed"]["key"] for each in story if "call_completed" in each]
+    assert sorted(done) == ["agent:editor#1", "input#1", "news", "numbers", "tool:time.get_current_time#1"]
+    result = json.loads(story[-1]["run_finished"]["result"]["structured_json"])
+    assert result["allowed"] is True
+    assert result["report"].startswith("By night: ")
 
 
 async def test_the_example_of_tests_passes_and_fails_where_its_agent_is_changed(tmp_path: Path) -> None:
@@ -185,6 +215,15 @@ def test_the_page_on_tests_shows_what_stands_in_the_example() -> None:
         # Below its first line: `agents:` and `rules:` stand further up in their files.
         body = block.split("\n", 1)[1] if block.startswith(("agents:", "rules:")) else block
         assert any(body in text for text in files), block
+
+
+async def _inputs(project: Path) -> list[dict[str, Any]]:
+    """What people are asked, once they are."""
+    inputs: list[dict[str, Any]] = []
+    async with asyncio.timeout(READY_S):
+        while not inputs:
+            inputs = json.loads(await program(RETINUE, "inputs", "--json", cwd=project))["inputs"]
+    return inputs
 
 
 def _node() -> Path:
