@@ -122,10 +122,7 @@ def _graph(
     return WorkflowDefinition(
         name=component.name,
         version=component.version,
-        steps=tuple(
-            replace(step, policy="continue") if step.policy == "fail" and step.name in handled else step
-            for step in steps
-        ),
+        steps=tuple(replace(step, goes_on=step.name in handled) for step in steps),
         output=spec.output,
         input_schema_json=spec.input_schema_json,
         timeout_s=seconds_of(options.timeout) or seconds_of(spec.timeout) or None,

@@ -212,6 +212,8 @@ class StepDefinition:
     retry: Retry = Retry()
     policy: Literal["fail", "continue", "fallback"] = "fail"
     fallback: Action | None = None
+    goes_on: bool = False
+    """Whether the graph goes on where it fails for good, its fallback too."""
     output: str = ""
     """CEL; empty: the structured result, else the text."""
     join: JoinDefinition = JoinDefinition()

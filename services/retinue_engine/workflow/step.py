@@ -197,8 +197,12 @@ class Step:
         """Say that the step has failed for good. Raises where that fails the workflow."""
         name = self._step.name
         known = self._run.state.steps.get(name) or StepProgress(name)
-        # What runs in its place has nothing in its own.
-        policy = "fail" if known.fallback and self._step.policy == "fallback" else self._step.policy
+        policy = self._step.policy
+        if policy == "fallback" and known.fallback:
+            # What runs in its place has nothing in its own.
+            policy = "fail"
+        if policy == "fail" and self._step.goes_on:
+            policy = "continue"
         failed = event_pb2.StepFailed(
             step=name, error=run_error(error), policy=_POLICIES[policy], attempts=known.attempt
         )

@@ -127,6 +127,19 @@ async def test_what_comes_after_a_failure_lets_the_workflow_go_on(opened: OpenSu
     assert "400" in outputs(events)["bad"]
 
 
+@pytest.mark.parametrize("policy", ["fail_fast", "continue"])
+async def test_a_node_whose_fallback_fails_too_has_failed_like_any_other(
+    opened: OpenSuite, policy: str
+) -> None:
+    bad = {"name": "try", "agent": "broken", "on_error": "fallback", "fallback": {"agent": "broken"}}
+    edges = [{"source": "try", "target": "after", "after": "failure"}] if policy == "fail_fast" else []
+    nodes = [bad, echo("after", "{{ steps.try.error }}" if edges else "x")]
+    suite = await opened_with(opened, nodes, workflow={"edges": edges, "on_failure": policy})
+    events = await suite.story("flow")
+    assert result_of(events).state == run_pb2.RUN_STATE_SUCCEEDED, result_of(events).error
+    assert states(events) == {"try": "failed", "after": "completed"}
+
+
 @pytest.mark.parametrize("policy", ["fail_fast", "wait_all", "continue"])
 async def test_what_a_failure_does_to_the_other_nodes_is_the_graph_s_to_say(
     opened: OpenSuite, policy: str
