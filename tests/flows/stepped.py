@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, create_model
 
@@ -73,6 +73,21 @@ async def instead(ctx: StepContext, error: Exception) -> str:
     return await ctx.agent("writer", str(error)[-11:])
 
 
+def plain_instead(ctx: StepContext, error: Exception) -> str:
+    return f"{type(error).__name__} of {ctx.get('topic')}"
+
+
+async def never(ctx: StepContext) -> bool:
+    return bool(await ctx.read_state("nothing", default=False))
+
+
+class OwnRun(Step):
+    """Plain code in a class of its own."""
+
+    def run(self, ctx: StepContext) -> str:  # type: ignore[override]
+        return f"own {ctx.get('topic')}"
+
+
 async def hangs(ctx: StepContext) -> Any:
     ctx.set("topic", "left behind")
     await ctx.tool("tools", "hang")
@@ -86,8 +101,18 @@ class Handled(Workflow):
     steps = (
         Step("broken", fails, max_retries=2, backoff_s=0.01, on_error=instead),
         Step("late", hangs, max_retries=1, backoff_s=0.01, timeout_s=0.2),
+        Step("plain", fails, max_retries=0, on_error=plain_instead),
+        Step("left_out", fails, condition=never),
+        OwnRun("own"),
         Step("last", lambda ctx: ctx.get("topic")),
     )
+    metadata: ClassVar[dict[str, str]] = {"team": "bees"}
+
+    def before_workflow(self, ctx: StepContext) -> None:
+        raise RuntimeError("a hook out of order")
+
+    def after_workflow(self, ctx: StepContext, summary: Summary) -> None:
+        note("summary", summary.model_dump(mode="json"))
 
     async def on_error(self, step: Step, ctx: StepContext, error: Exception) -> str:
         return f"{step.name}: {type(error).__name__}"

@@ -1,7 +1,6 @@
 """One run of a workflow that is made of steps. What is done stands in the journal, and is not done again."""
 
 import asyncio
-import inspect
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from retinue.errors import (
     error_from_facts,
 )
 from retinue_workflow.context import Context
-from retinue_workflow.step import Step
+from retinue_workflow.step import Step, given_by, now
 from retinue_workflow.step_context import StepContext, Values
 from retinue_workflow.summary import StepResult, Summary
 
@@ -78,8 +77,13 @@ class Execution:
     @property
     def summary(self) -> Summary:
         """How it went so far."""
-        steps = list(self._results.values())
-        return Summary(workflow=self._ctx.name, steps=steps, hook_errors=self._hook_errors)
+        return Summary(
+            workflow=self._ctx.name,
+            steps=list(self._results.values()),
+            tags=self._workflow.tags,
+            metadata=self._workflow.metadata,
+            hook_errors=self._hook_errors,
+        )
 
     async def run(self) -> StepContext:
         """Do all steps; the context with what they have set. Raises the error of a step that failed."""
@@ -112,7 +116,7 @@ class Execution:
     async def step(self, step: Step) -> Any:
         """Do a step, unless it is done; its output. Raises the error of one that fails the workflow."""
         ctx = self._context(step.name)
-        if step.condition is not None and not step.condition(ctx):
+        if step.condition is not None and not await now(step.condition(ctx)):
             standing = await self._report(step, call_pb2.STEP_PHASE_SKIPPED, reason="its condition is false")
         else:
             standing = await self._report(step, call_pb2.STEP_PHASE_STARTED, input=", ".join(step.requires))
@@ -145,7 +149,7 @@ class Execution:
             number = standing["try"]
             if number > 1:
                 waiting = self._context(f"{step.name}/try:{number - 1}")
-                await waiting.sleep(_delay_s(step, number - 1), key="backoff")
+                await waiting.sleep(delay_s(step, number - 1), key="backoff")
                 standing = await self._report(step, call_pb2.STEP_PHASE_STARTED, number)
             ctx = self._context(f"{step.name}/try:{number}")
             try:
@@ -162,7 +166,7 @@ class Execution:
             raise LookupError(f"it requires {', '.join(lacking)}, and nothing has set that")
         try:
             async with asyncio.timeout(step.timeout_s) as limit:
-                output = await step.run(ctx)
+                output = await given_by(step.run, ctx)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -189,7 +193,7 @@ class Execution:
         log.warning("try %s of the step %s failed", number, step.name, exc_info=error)
         if number <= step.max_retries:
             delay = Duration()
-            delay.FromMilliseconds(int(_delay_s(step, number) * 1000))
+            delay.FromMilliseconds(int(delay_s(step, number) * 1000))
             retrying = call_pb2.STEP_PHASE_RETRYING
             return await self._report(step, retrying, number, error=_run_error(step, error), delay=delay)
         handled = step.on_error is not None or self._workflow.handles_errors
@@ -204,9 +208,9 @@ class Execution:
         error = error_from_facts(told["reason"], told["message"], told["facts"])
         ctx = self._context(f"{step.name}/handler")
         if step.on_error is not None:
-            output = await step.on_error(ctx, error)
+            output = await given_by(step.on_error, ctx, error)
         else:
-            output = await self._workflow.on_error(step, ctx, error)
+            output = await given_by(self._workflow.on_error, step, ctx, error)
         output_json = json.dumps(_OUTPUT.dump_python(output, mode="json"), ensure_ascii=False)
         return await self._completed(step, standing["try"], ctx, output_json, handled=True)
 
@@ -231,20 +235,21 @@ class Execution:
             ended=standing["ended"],
             output=standing["output"],
             error=error["message"] if error else "",
+            tags=step.tags,
+            metadata=step.metadata,
         )
 
     async def _hook(self, name: str, hook: Callable[..., Any], *given: Any) -> None:
         """Call a hook. What it raises is logged and counted, and breaks nothing."""
         try:
-            done = hook(*given)
-            if inspect.isawaitable(done):
-                await done
+            await now(hook(*given))
         except Exception:
             self._hook_errors += 1
             log.exception("the hook %s failed", name)
 
 
-def _delay_s(step: Step, number: int) -> float:
+def delay_s(step: Step, number: int) -> float:
+    """From the failure of a try, counted from 1, to the next one."""
     return float(step.backoff_s * 2 ** (number - 1))
 
 

@@ -17,8 +17,21 @@ TIMEOUT_S = 60.0
 
 Does = Callable[["StepContext"], Any]
 """What a step does: async, or plain, which runs in a thread and asks nothing of the engine."""
-Handles = Callable[["StepContext", Exception], Awaitable[Any]]
-"""What is done in place of a step that failed for good; what it gives is the step's output."""
+Handles = Callable[["StepContext", Exception], Any]
+"""What is done in place of a step that failed for good, async or plain; it gives the step's output."""
+Condition = Callable[["StepContext"], bool | Awaitable[bool]]
+
+
+async def given_by(function: Callable[..., Any], *given: Any) -> Any:
+    """What a function gives, that is async, or plain and runs in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*given)
+    return await now(await asyncio.to_thread(function, *given))
+
+
+async def now(value: Any) -> Any:
+    """A value, awaited where it has to be: plain code may give what async code is to do."""
+    return await value if inspect.isawaitable(value) else value
 
 
 @dataclass
@@ -34,8 +47,8 @@ class Step:
     """Values of the context that it must have set when it is done."""
     tools: Sequence[str] = ()
     """The tools that it calls, `server.tool`; they must be there before the first step begins."""
-    condition: "Callable[[StepContext], bool] | None" = None
-    """Where it gives false the step is left out."""
+    condition: Condition | None = None
+    """Where it gives false the step is left out. It may be async."""
     max_retries: int = MAX_RETRIES
     """How often it is tried again."""
     backoff_s: float = BACKOFF_S
@@ -44,7 +57,9 @@ class Step:
     on_error: Handles | None = None
     """What is done in its place where it fails for good; else the workflow's own `on_error`."""
     tags: Sequence[str] = ()
+    """Free words, in the summary."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Free values, in the summary."""
 
     def __post_init__(self) -> None:
         """Raise TypeError for a step that does nothing: when the code is loaded, not when its turn comes."""
@@ -55,9 +70,7 @@ class Step:
         """Do it; what it gives is its output, JSON or what pydantic makes JSON of."""
         if self.does is None:
             return None
-        if inspect.iscoroutinefunction(self.does):
-            return await self.does(ctx)
-        return await asyncio.to_thread(self.does, ctx)
+        return await given_by(self.does, ctx)
 
     def inner(self) -> Sequence["Step"]:
         """The steps that it is made of."""

@@ -1,5 +1,6 @@
 """How steps and workflows went."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -16,6 +17,9 @@ class StepResult(BaseModel):
     ended: float
     output: Any = None
     error: str = ""
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, Any] = {}
+    """As the step declares them."""
 
 
 class Summary(BaseModel):
@@ -23,5 +27,8 @@ class Summary(BaseModel):
 
     workflow: str
     steps: list[StepResult]
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, Any] = {}
+    """As the workflow declares them."""
     hook_errors: int = 0
     """How many hooks failed in this process; they break nothing."""

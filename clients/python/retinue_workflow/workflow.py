@@ -29,7 +29,9 @@ class Workflow:
     provides: ClassVar[Sequence[str]] = ()
     """The values that are its output; where none is named, the output of the last step."""
     tags: ClassVar[Sequence[str]] = ()
+    """Free words, in the summary."""
     metadata: ClassVar[Mapping[str, Any]] = {}
+    """Free values, in the summary."""
 
     async def run(self, ctx: Context, input: Any) -> Any:
         """Do the steps in order. The input is a JSON object of values, or the one value that is required."""

@@ -12,6 +12,7 @@ from retinue.common.v1 import error_pb2 as pb
 from retinue.engine.v1 import run_pb2
 from retinue.errors import reason_name
 from retinue_workflow import Step
+from retinue_workflow.execution import delay_s
 from tests.rpc.engine.test_custom_workflows import AGENTS, SCRIPT, custom
 from tests.rpc.engine.test_linear_workflows import completed, steps_of
 from tests.suite import Suite, lines, open_processes, stdio_server, until
@@ -86,6 +87,9 @@ async def test_steps_are_done_once_and_told_as_those_of_other_workflows(
         "find", "one", "two", "drafts", "never", "length", "approve",
     ]  # fmt: skip
     assert all(each["ended"] >= each["begun"] > 0 for each in summary["steps"] if each["name"] != "never")
+    told_of = {each["name"]: (each["tags"], each["metadata"]) for each in summary["steps"]}
+    assert summary["tags"] == ["nightly"]
+    assert (told_of["find"], told_of["length"]) == ((["a"], {}), ([], {"unit": "characters"}))
     (emitted,) = [event.custom_event for event in events if event.HasField("custom_event")]
     assert emitted.name == "summary"
     # The hook that failed broke nothing.
@@ -114,19 +118,32 @@ async def test_a_step_that_fails_is_tried_again_and_its_handler_or_the_workflows
         ("started", "late"),
         ("failed", "late"),
         ("completed", "late"),
+        ("started", "plain"),
+        ("failed", "plain"),
+        ("completed", "plain"),
+        ("skipped", "left_out"),
+        ("started", "own"),
+        ("completed", "own"),
         ("started", "last"),
         ("completed", "last"),
     ]
     assert completed(events) == {
         "broken": "written: out of luck",
         "late": "late: StepTimeoutError",
+        "plain": "WorkflowCodeFailedError of x",
+        "own": "own x",
         "last": "x",
     }
     delays = [
         event.step_retrying.delay.ToMilliseconds() for event in events if event.HasField("step_retrying")
     ]
     assert delays == [10, 20, 10]
-    assert len(lines(tmp_path / "tries")) == 3
+    # Three of the step broken, and that of the step plain.
+    assert len(lines(tmp_path / "tries")) == 4
+    (summary,) = lines(tmp_path / "summary")
+    assert (summary["hook_errors"], summary["metadata"]) == (1, {"team": "bees"})
+    output = "".join(event.worker_output.text for event in events if event.HasField("worker_output"))
+    assert "the hook before_workflow failed" in output
 
 
 @pytest.mark.parametrize(
@@ -190,3 +207,9 @@ async def test_a_workflow_of_steps_whose_engine_is_killed_does_each_step_once(tm
 def test_a_step_that_does_nothing_is_refused_when_it_is_made() -> None:
     with pytest.raises(TypeError, match="the step idle does nothing: give it `does`"):
         Step("idle")
+
+
+def test_a_step_is_tried_four_times_of_a_minute_with_waits_that_double_where_it_says_nothing() -> None:
+    step = Step("any", lambda _: None)
+    assert (step.max_retries, step.backoff_s, step.timeout_s) == (3, 1.0, 60.0)
+    assert [delay_s(step, failed) for failed in (1, 2, 3)] == [1.0, 2.0, 4.0]
