@@ -48,6 +48,8 @@ def compile_expression(source: str) -> Expression:
     try:
         return Expression(cel.compile(_without_reserved(source)))
     except ValueError as error:
+        if "Recursion limit" in str(error):
+            raise ValueError("is nested too deeply: let a step work part of it out") from None
         raise ValueError(f"is no CEL expression: {_first_line(str(error))}") from None
 
 
@@ -87,13 +89,25 @@ def _nests_comprehensions(source: str) -> bool:
     return False
 
 
-def step_names(source: str) -> set[str]:
-    """The steps that an expression names, as `steps.NAME`."""
-    found: set[str] = set()
-    before: list[str] = ["", ""]
+def named_paths(source: str) -> set[tuple[str, ...]]:
+    """What an expression names, each as far as its names are known: `steps.plan.output` in three parts.
+
+    The name of a function is no part.
+    """
+    found: set[tuple[str, ...]] = set()
+    path: list[str] = []
+    before = ""
     for token in _TOKEN.finditer(source):
         text = token["name"] or token["sign"] or ""
-        if token["name"] and before == ["steps", "."]:
-            found.add(text)
-        before = [before[1], text]
-    return found
+        if token["name"] and before == "." and path:
+            path.append(text)
+        elif text != "." or not path:
+            found.add(tuple(path[:-1] if text == "(" else path))
+            path = [text] if token["name"] and before != "." else []
+        before = text
+    return (found | {tuple(path)}) - {()}
+
+
+def step_names(source: str) -> set[str]:
+    """The steps that an expression names, as `steps.NAME`."""
+    return {path[1] for path in named_paths(source) if path[0] == "steps" and len(path) > 1}

@@ -9,6 +9,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from retinue_registry.component import ApiSource, Codec, FileSource, Key, Layer, Version
 from retinue_registry.kinds import KINDS, ORDER, Reference
@@ -127,6 +128,11 @@ class Catalog:
             if fits(version):
                 yield version
             at += 1
+
+    def spec(self, key: Key) -> Mapping[str, Any] | None:
+        """The spec of a component; None where there is none."""
+        version = self._current.get(key)
+        return self._codec.decode(key.kind, version.spec) if version else None
 
     def references(self, version: Version) -> Sequence[Reference]:
         """What a version needs."""

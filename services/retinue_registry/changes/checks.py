@@ -1,7 +1,7 @@
 """What must hold for a change by API: rules, references, no circles, each component once, etags."""
 
-from collections.abc import Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +18,7 @@ from retinue_registry.circles import (
 )
 from retinue_registry.component import Draft, Key
 from retinue_registry.inference import infer, is_short
+from retinue_registry.mismatches import mismatches
 from retinue_registry.references import dangling, explain
 from retinue_registry.validation import field_text
 
@@ -55,7 +56,7 @@ def check_proposal(catalog: Catalog, proposal: Proposal) -> None:
     open others, or close them.
     """
     drafts = proposal.drafts
-    own = [*proposal.violations, *_twice(drafts)]
+    own = [*proposal.violations, *_twice(drafts), *_mismatches(catalog, drafts)]
     lost, facts = _dangling(catalog, proposal)
     if own:
         violations = [*own, *lost, *_circles(catalog, drafts)]
@@ -87,6 +88,19 @@ def _twice(drafts: Sequence[Draft]) -> Iterable[Violation]:
             key = draft.key
             there = first[key].field
             yield Violation(draft.field, f"the {key.kind} {key.name!r} stands in {there} already")
+
+
+def _mismatches(catalog: Catalog, drafts: Sequence[Draft]) -> Iterable[Violation]:
+    """What workflows of the set name that a schema, of the set or in the catalog, does not declare."""
+    given = {draft.key: draft.spec for draft in drafts}
+
+    @cache
+    def spec_of(key: Key) -> Mapping[str, Any] | None:
+        return given[key].model_dump(exclude_none=True) if key in given else catalog.spec(key)
+
+    for draft in drafts:
+        for place, message in mismatches(draft, spec_of):
+            yield Violation(f"{draft.field}.{field_text(place)}", message)
 
 
 def _dangling(catalog: Catalog, proposal: Proposal) -> tuple[list[Violation], dict[str, Any]]:

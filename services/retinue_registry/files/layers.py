@@ -1,9 +1,10 @@
 """Reads all layers of files, and checks what they say of each other: all that is wrong comes at once."""
 
 import functools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from retinue_registry.circles import explain_circle, find_circles
 from retinue_registry.component import FileSource, Key, Layer, Problem
@@ -14,6 +15,7 @@ from retinue_registry.files.source_file import SourceFile
 from retinue_registry.files.tree import Place
 from retinue_registry.inference import infer, is_short
 from retinue_registry.kinds import KINDS
+from retinue_registry.mismatches import mismatches
 from retinue_registry.references import explain
 
 MAX_SUGGESTIONS = 200
@@ -75,6 +77,7 @@ class Layers:
         _infer(self.files, {*declared, *api, *kept})
         _check_references(self.files, declared, {*api, *kept})
         _check_circles(self.files, declared, frozenset(api))
+        _check_schemas(self.files, declared, frozenset(api))
 
     def keeper(self) -> "Keeper":
         """Who keeps what a file gave that is not there or not right now."""
@@ -180,3 +183,23 @@ def _check_circles(
         for holder, needed in pairwise(circle):
             file, place = steps[holder][needed]
             file.problem(place, explain_circle(circle, holder, where))
+
+
+def _check_schemas(
+    files: Iterable[SourceFile], declared: dict[Key, tuple[SourceFile, int]], api: frozenset[Key]
+) -> None:
+    """Note what workflows name that a schema in the files lacks; what the API has replaced has others."""
+    given = [(file, draft) for file in files for draft in file.drafts]
+    specs = {
+        draft.key: draft.spec
+        for file, draft in given
+        if draft.key not in api and declared.get(draft.key, (None,))[0] is file
+    }
+
+    @functools.cache
+    def spec_of(key: Key) -> Mapping[str, Any] | None:
+        return specs[key].model_dump(exclude_none=True) if key in specs else None
+
+    for file, draft in given:
+        for place, message in mismatches(draft, spec_of):
+            file.problem((*draft.field.split("."), *place), message)

@@ -11,6 +11,7 @@ from retinue_registry.models.agent import Budget
 from retinue_registry.models.fields import Broken, Count, Duration, Part, Spec, Text, optional, required
 from retinue_registry.models.json_schema import JsonSchema
 from retinue_registry.models.json_value import JsonMapping
+from retinue_registry.models.reach import Reach, Way, way_of
 from retinue_registry.models.step import (
     Agent,
     Expression,
@@ -94,10 +95,13 @@ class GraphWorkflowSpec(Spec):
                 f"lead in a circle: {' → '.join(circle)}; what repeats is a node with `loop`",
             )
         above = {} if circle else _above(before)
+        reach = None if circle else _reach(before, by_name, edges)
         for index, name, node in nodes:
             known = sorted(above.get(name, set(by_name) - {name}))
             yield from broken_step(("nodes", index), node, known)
             yield from _joins(("nodes", index, "join"), node, count[name])
+            if reach and by_name[name] is node:
+                yield from reach.broken(("nodes", index), name)
         for index, edge in edges:
             source = str(edge.get("source"))
             known = sorted({*above.get(source, by_name), source} & by_name.keys())
@@ -184,6 +188,18 @@ def _above(before: Mapping[str, set[str]]) -> dict[str, set[str]]:
     for name in TopologicalSorter(before).static_order():
         found[name] = set().union(*(found[each] | {each} for each in before.get(name, ())))
     return found
+
+
+def _reach(
+    before: Mapping[str, set[str]],
+    by_name: Mapping[str, Mapping[str, Any]],
+    edges: Sequence[tuple[int, Mapping[str, Any]]],
+) -> Reach:
+    ways: dict[str, list[Way]] = {name: [] for name in by_name}
+    for _, edge in edges:
+        if edge.get("source") in by_name and edge.get("target") in by_name:
+            ways[str(edge["target"])].append(way_of(edge))
+    return Reach(TopologicalSorter(before).static_order(), by_name, ways)
 
 
 def _joins(place: tuple[str | int, ...], node: Mapping[str, Any], edges: int) -> Iterator[Broken]:

@@ -19,16 +19,33 @@ _ENVIRONMENT = SandboxedEnvironment(optimized=False, finalize=_as_it_is)
 _ENVIRONMENT.filters = {name: _ENVIRONMENT.filters[name] for name in FILTERS}
 
 
+def template_paths(text: str) -> AbstractSet[tuple[str, ...]]:
+    """What a template names, each as far as its names are known: `steps.plan.output` in three parts.
+
+    The name of a method that is called is no part. Raises jinja2.TemplateSyntaxError.
+    """
+    tree = _ENVIRONMENT.parse(text)
+    called = {id(each.node) for each in tree.find_all(nodes.Call)}
+    found = {_path(each) for each in tree.find_all((nodes.Getattr, nodes.Getitem)) if id(each) not in called}
+    return found - {()}
+
+
+def _path(node: nodes.Node) -> tuple[str, ...]:
+    """Of `a.b["c"]` its three parts; empty where a part is worked out."""
+    if isinstance(node, nodes.Name):
+        return (node.name,)
+    if isinstance(node, nodes.Getattr):
+        inner, part = _path(node.node), node.attr
+    elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
+        inner, part = _path(node.node), node.arg.value
+    else:
+        return ()
+    return (*inner, part) if inner and isinstance(part, str) else ()
+
+
 def template_steps(text: str) -> AbstractSet[str]:
     """The steps that a template names, as `steps.NAME` or `steps["NAME"]`."""
-    tree = _ENVIRONMENT.parse(text)
-    found = [(each.node, each.attr) for each in tree.find_all(nodes.Getattr)]
-    found += [
-        (each.node, each.arg.value)
-        for each in tree.find_all(nodes.Getitem)
-        if isinstance(each.arg, nodes.Const) and isinstance(each.arg.value, str)
-    ]
-    return {name for of, name in found if isinstance(of, nodes.Name) and of.name == "steps"}
+    return {path[1] for path in template_paths(text) if path[0] == "steps"}
 
 
 def free_names(text: str) -> AbstractSet[str]:

@@ -122,7 +122,8 @@ def _edge(draw: st.DrawFn, source: int, node: Node) -> Edge:
     if node.what == "router":
         names = ["rest", *(f"r{number}" for number in range(len(node.more)))]
         return Edge(source, "success", when, draw(st.sampled_from(names)))
-    return Edge(source, draw(st.sampled_from(("success", "failure", "always"))), when)
+    after = ("failure", "always") if node.what == "fail" else ("success", "failure", "always")
+    return Edge(source, draw(st.sampled_from(after)), when)
 
 
 def _sets(draw: st.DrawFn) -> tuple[tuple[str, Any], ...]:

@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 from retinue.client import Components
-from retinue.errors import ComponentNotFoundError, ReferenceNotFoundError, StoreUnavailableError
-from retinue.registry.v1 import service_pb2
+from retinue.errors import (
+    ComponentInvalidError,
+    ComponentNotFoundError,
+    ReferenceNotFoundError,
+    StoreUnavailableError,
+)
+from retinue.registry.v1 import component_pb2, service_pb2, workflow_pb2
 from tests.rpc.registry.serving import AGENT, LLM, agent, llm, serving
 
 
@@ -46,6 +51,27 @@ async def test_a_changed_file_makes_versions_of_what_changed_and_of_nothing_else
     async with serving(anchor.parent) as components:
         assert await there(components) == ["fast@2", "a@1"]
         assert (await components.get(LLM, "fast")).source.file.line == 4
+
+
+async def test_a_name_that_an_answer_s_schema_lacks_is_told_with_its_line_and_by_api(anchor: Path) -> None:
+    schema = "{type: object, properties: {score: {type: number}}}"
+    (anchor.parent / "a.yaml").write_text(f"agents:\n  a: {{llm: fast, output_schema: {schema}}}\n")
+    (anchor.parent / "f.yaml").write_text(
+        "linear_workflows:\n  flow:\n    steps:\n    - {name: one, agent: a}\n"
+        "    - {name: two, agent: a, condition: steps.one.output.scor > 1}\n"
+    )
+    said = "names steps.one.output.scor, and the agent a's output_schema declares score; did you mean score?"
+    async with serving(anchor.parent) as components:
+        assert await there(components) == ["fast@1", "a@1"]
+        assert await problems(components) == [f"f.yaml:5: linear_workflows.flow.steps[1].condition: {said}"]
+        one = workflow_pb2.WorkflowStep(name="one", agent="a")
+        two = workflow_pb2.WorkflowStep(name="two", agent="a", input="{{ steps.one.output.scor }}")
+        flow = workflow_pb2.LinearWorkflowSpec(steps=[one, two])
+        with pytest.raises(ComponentInvalidError) as caught:
+            await components.apply([component_pb2.Component(name="flow", linear_workflow=flow)])
+        (violation,) = caught.value.violations
+        assert violation.field == "components[0].linear_workflow.steps[1].input"
+        assert violation.description == said
 
 
 async def test_a_component_that_moves_to_another_file_keeps_its_version(anchor: Path) -> None:

@@ -33,6 +33,7 @@ def edge(source: str, target: str, **more: Any) -> dict[str, Any]:
         ([A, {**B, "condition": "steps.a.output >"}], "steps[1].condition: is no CEL expression: line 1"),
         ([A, {**B, "condition": "steps.aa.output"}], "steps[1].condition: names the step 'aa'"),
         ([{**A, "condition": "x.map(i, i.map(j, j))"}], "inside one another"),
+        ([{**A, "condition": "(" * 500 + "true" + ")" * 500}], "steps[0].condition: is nested too deeply"),
         ([{**A, "condition": "'" + "x" * 3000 + "' == input"}], "must have at most 2048 bytes"),
         ([{**A, "on_error": "fallback"}], "steps[0].on_error: must be fallback where there is a fallback"),
         ([{**A, "join": {"mode": "any"}}], "steps[0].join: is for nodes of a graph"),
@@ -97,6 +98,79 @@ def test_a_linear_workflow_that_breaks_a_rule_is_told_where(steps: list[Any], to
 def test_a_graph_that_breaks_a_rule_is_told_where(nodes: list[Any], edges: list[Any], told: str) -> None:
     found = said("graph_workflow", {"nodes": nodes, "edges": edges})
     assert any(told in each for each in found), found
+
+
+R = {
+    "name": "r",
+    "router": {"routes": [{"name": each, "when": "true"} for each in "xy"], "default": "x"},
+}
+F = {"name": "f", "fail": {"message": "no"}}
+BY_ROUTES = [edge("r", "a", route="x"), edge("r", "b", route="y")]
+
+
+def joins(mode: str, **more: Any) -> dict[str, Any]:
+    return {"name": "end", "agent": "x", "join": {"mode": mode, **more}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "told"),
+    [
+        (
+            [F, B],
+            [edge("f", "b")],
+            "nodes[1]: can never be reached: f fails, and what leads here wants a success",
+        ),
+        (
+            [R, A, B, joins("all")],
+            [*BY_ROUTES, edge("a", "end"), edge("b", "end", after="always")],
+            "nodes[3].join: can never be met: it needs 2 edges, and at most 1 of them are taken, as r",
+        ),
+        (
+            [A, B, joins("all")],
+            [edge("a", "b"), edge("a", "end", after="failure"), edge("b", "end")],
+            "nodes[2].join: can never be met",
+        ),
+        (
+            [R, A, B, {**A, "name": "c"}, joins("quorum", quorum=2)],
+            [
+                *BY_ROUTES,
+                edge("a", "c"),
+                edge("c", "end"),
+                edge("b", "end"),
+                edge("r", "end", after="failure"),
+            ],
+            "nodes[4].join: can never be met: it needs 2 edges, and at most 1",
+        ),
+        (
+            [F, A, joins("all")],
+            [edge("f", "end"), edge("a", "end")],
+            "nodes[2].join: can never be met: it needs 2 edges, and at most 1 of them are taken",
+        ),
+    ],
+)
+def test_a_node_that_nothing_can_lead_to_is_told(nodes: list[Any], edges: list[Any], told: str) -> None:
+    found = said("graph_workflow", {"nodes": nodes, "edges": edges})
+    assert len(found) == 1, found
+    assert told in found[0]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges"),
+    [
+        ([{**F, "on_error": "fallback", "fallback": {"agent": "x"}}, B], [edge("f", "b")]),
+        ([F, B], [edge("f", "b", after="failure")]),
+        ([R, A, B, joins("any")], [*BY_ROUTES, edge("a", "end"), edge("b", "end")]),
+        ([R, A, B, joins("quorum", quorum=2), {**A, "name": "c"}],
+         [*BY_ROUTES, edge("a", "end"), edge("b", "end"), edge("c", "end")]),
+        ([A, B, joins("all")],
+         [edge("a", "b", after="always"), edge("a", "end", after="failure"), edge("b", "end")]),
+        ([A, {**A, "name": "s"}, {**B, "join": {"mode": "all"}}, joins("all")],
+         [edge("a", "b"), edge("s", "b"), edge("b", "end", after="failure"),
+          edge("a", "end", after="failure")]),
+    ],
+)  # fmt: skip
+def test_a_node_that_something_may_lead_to_is_right(nodes: list[Any], edges: list[Any]) -> None:
+    assert not said("graph_workflow", {"nodes": nodes, "edges": edges})
 
 
 def test_500_nested_blocks_of_a_template_are_an_error_and_no_crash() -> None:
