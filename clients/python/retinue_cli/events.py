@@ -1,6 +1,7 @@
 """A run's events as people read them: text as it comes, tool calls with result and time, the bill."""
 
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from retinue_cli.events_calls import CallLines
 from retinue_cli.events_steps import StepLines
@@ -110,9 +111,9 @@ class RunPrinter:
         if event.run_id == self.run_id:
             return ""
         if event.HasField("child_run_started"):
-            self._places[event.run_id] = event.path
+            self._places[event.run_id] = _as_written(event.path)
         # Who joins later has not seen it begin: all before its own turn is the place of its call.
-        return self._places.get(event.run_id) or event.path.rpartition("/turn:")[0]
+        return self._places.get(event.run_id) or _as_written(event.path.rpartition("/turn:")[0])
 
     def end_line(self) -> None:
         """Leave the cursor at the start of a line."""
@@ -344,6 +345,11 @@ class RunPrinter:
         name = state_name(result.state)
         why = f": {result.cancel_reason}" if result.cancel_reason else ""
         self._say((f"{mark} {name}{why}", f"bold {style}"), (f" · {bill(result)}", "dim"))
+
+
+def _as_written(path: str) -> str:
+    """A path with the keys of calls as the code wrote them."""
+    return unquote(path) if "call:" in path else path
 
 
 def _span(done: "event_pb2.ToolCallCompleted") -> float:

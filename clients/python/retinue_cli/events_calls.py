@@ -22,6 +22,8 @@ class CallLines:
     def __init__(self, say: Say, line_of: Callable[[str], str]) -> None:
         self._say = say
         self._line_of = line_of
+        self._seen_inside: set[str] = set()
+        """The keys of calls that run something, whose own lines tell what it gave."""
 
     def worker_started(self, worker: "event_pb2.WorkerStarted") -> None:
         again = f" again, the {worker.number}. time" if worker.number > 1 else ""
@@ -40,13 +42,16 @@ class CallLines:
 
     def call_started(self, call: "event_pb2.CallStarted") -> None:
         self._say(("▸ ", "cyan"), (call.key, "bold cyan"))
+        if call.call.HasField("run") or call.call.HasField("tool"):
+            self._seen_inside.add(call.key)
 
     def call_completed(self, call: "event_pb2.CallCompleted") -> None:
         value = json.loads(call.output_json)
         output = value if isinstance(value, str) else call.output_json
         took = "from the run before" if call.restored else _span(call.duration)
         self._say(("◂ ", "green"), (call.key, "bold green"), (f" {took}", "dim"))
-        self._say((self._line_of(output), "dim"), indent=2)
+        if call.restored or call.key not in self._seen_inside:
+            self._say((self._line_of(output), "dim"), indent=2)
 
     def call_failed(self, call: "event_pb2.CallFailed") -> None:
         self._say(("✗ ", "red"), (call.key, "bold red"), (f" {_span(call.duration)}", "dim"))

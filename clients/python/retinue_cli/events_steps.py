@@ -30,7 +30,8 @@ class StepLines:
 
     def step_started(self, step: "event_pb2.StepStarted") -> None:
         what = " · in its place" if step.fallback else f" · try {step.attempt}" if step.attempt > 1 else ""
-        self._say(("▸ ", "cyan"), (step.step, "bold cyan"), (f"{what} {self._line_of(step.input)}", "dim"))
+        asked = f"{what} {self._line_of(step.input)}".rstrip()
+        self._say(("▸ ", "cyan"), (step.step, "bold cyan"), (asked, "dim"))
 
     def step_skipped(self, step: "event_pb2.StepSkipped") -> None:
         self._say(("▹ ", "dim"), (step.step, "dim"), (f" left out: {step.reason}", "dim"))

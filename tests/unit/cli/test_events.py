@@ -340,12 +340,20 @@ def test_what_code_does_and_writes_is_told(capsys: pytest.CaptureFixture[str]) -
     def event(**what: Any) -> event_pb2.RunEvent:
         return event_pb2.RunEvent(**what)
 
+    look = event_pb2.CallStarted(key="s/try:1/look")
+    look.call.tool.tool = "look"
+    call = "call:s%2Ftry:1%2Fasked"
+    asked = event_pb2.ChildRunStarted(message="who?")
+    asked.target.name = "finder"
     failed = event_pb2.CallFailed(key="b")
     failed.error.message = "out of order"
     story = stories.numbered(
         event(worker_started=event_pb2.WorkerStarted(number=2)),
         event(call_started=event_pb2.CallStarted(key="a")),
         event(call_completed=event_pb2.CallCompleted(key="a", output_json='"gold"')),
+        event(call_started=look),
+        event(call_completed=event_pb2.CallCompleted(key="s/try:1/look", output_json='"seen"')),
+        event(run_id="run-in", path=call, child_run_started=asked),
         event(call_failed=failed),
         event(worker_output=event_pb2.WorkerOutput(stream=1, text="one\ntwo\x1b[31m\n")),
         event(worker_output=event_pb2.WorkerOutput(stream=2, text="oh")),
@@ -359,6 +367,9 @@ def test_what_code_does_and_writes_is_told(capsys: pytest.CaptureFixture[str]) -
         "▸ a",
         "◂ a 0 ms",
         "  gold",
+        "▸ s/try:1/look",
+        "◂ s/try:1/look 0 ms",
+        "call:s/try:1/asked │ run-in · finder · who?",
         "✗ b 0 ms",
         "  out of order",
         "| one",

@@ -35,6 +35,13 @@ from retinue_cli.suite.supervisor import Supervisor
 
 MODEL_ADDRESS = "127.0.0.1:7410"
 _ASK_TIMEOUT_S = 5.0
+_FIRST = (
+    ("COMPONENT_KIND_CUSTOM_WORKFLOW", "MESSAGE"),
+    ("COMPONENT_KIND_GRAPH_WORKFLOW", "MESSAGE"),
+    ("COMPONENT_KIND_LINEAR_WORKFLOW", "MESSAGE"),
+    ("COMPONENT_KIND_AGENT", "What time is it in Tokyo?"),
+)
+"""What is proposed to be run, the first kind of which there is one; who has workflows begins with those."""
 
 
 @calling
@@ -136,7 +143,7 @@ async def _first_look(call: Call, addresses: Mapping[str, str], announcer: UpAnn
     from retinue.errors import RetinueError
     from retinue.registry.v1 import component_pb2
 
-    agent = ""
+    first = ""
     try:
         async with asyncio.timeout(_ASK_TIMEOUT_S):
             async with open_client(registry=addresses["registry"], access=call.access) as client:
@@ -144,14 +151,17 @@ async def _first_look(call: Call, addresses: Mapping[str, str], announcer: UpAnn
                     ": ".join(filter(None, (file_place(each), each.field, each.message)))
                     async for each in client.components.problems()
                 ]
-                agents = client.components.list(component_pb2.COMPONENT_KIND_AGENT, page_size=1)
-                agent = next(iter([each.name async for each in agents]), "")
+                for kind, message in _FIRST:
+                    listed = client.components.list(component_pb2.ComponentKind.Value(kind), page_size=1)
+                    if names := [each.name async for each in listed]:
+                        first = f'{names[0]} "{message}"'
+                        break
     except (RetinueError, TimeoutError) as error:
         problems = [f"the registry does not answer: {error}"]
     if problems:
         announcer.problems(problems)
-    if agent:
-        announcer.next_step(f'retinue run {agent} "What time is it in Tokyo?"')
+    if first:
+        announcer.next_step(f"retinue run {first}")
     else:
         announcer.next_step("retinue validate")
 
