@@ -157,6 +157,9 @@ async def test_the_nightly_report_is_written_by_steps_in_python_and_a_bulletin_b
         runs = json.loads(await program(RETINUE, "runs", "--json", cwd=project))["runs"]
         drawn = await program(RETINUE, "graph", "--run", runs[0]["run_id"], cwd=project)
         assert 'call_1["clock"]' in drawn
+        # The parts are side by side.
+        for way in ("call_1 --> call_3", "call_1 --> call_4", "call_3 --> call_5", "call_4 --> call_5"):
+            assert way in drawn
         assert "class call_1,call_2,call_3,call_4,call_5 completed" in drawn
         await _bulletin_goes_out(project)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from retinue.registry.v1 import component_pb2, workflow_pb2
@@ -17,13 +17,23 @@ _AFTER = {2: "after failure", 3: "always"}
 _LONGEST = 60
 
 
-def draw(component: "component_pb2.Component", states: Mapping[str, str] | None = None) -> str:
-    """The flowchart of a workflow; `states` tells how its steps stand, where that is known.
+class Drawn(NamedTuple):
+    """A step of a run, or a call."""
+
+    state: str
+    begun: int
+    """The sequence number of its first event."""
+    ended: int | None
+    """That of its end; None: it has not ended."""
+
+
+def draw(component: "component_pb2.Component", steps_of_run: Mapping[str, Drawn] | None = None) -> str:
+    """The flowchart of a workflow; `steps_of_run` tells how its steps stand, where that is known.
 
     What code does nobody knows before: of a custom workflow it is what it may use, or the calls of a run.
     """
     if component.HasField("custom_workflow"):
-        return _draw_code(component, states)
+        return _draw_code(component, steps_of_run)
     lines = ["flowchart TD"]
     if component.HasField("graph_workflow"):
         spec = component.graph_workflow
@@ -34,29 +44,37 @@ def draw(component: "component_pb2.Component", states: Mapping[str, str] | None 
         edges = [f"  {_id(one)} --> {_id(other)}" for one, other in pairwise(steps)]
     lines += [f"  {_id(step)}{_shape(step)}" for step in steps]
     lines += edges
-    known = states or {}
-    lines += _coloured({_id(step): known[step.name] for step in steps if step.name in known})
+    known = steps_of_run or {}
+    lines += _coloured({_id(step): known[step.name].state for step in steps if step.name in known})
     return "\n".join(lines) + "\n"
 
 
-def _draw_code(component: "component_pb2.Component", states: Mapping[str, str] | None) -> str:
+def _draw_code(component: "component_pb2.Component", steps: Mapping[str, Drawn] | None) -> str:
     spec = component.custom_workflow
     program = spec.entry_point or spec.command
     lines = ["flowchart TD", f'  code[["{_text(component.name)}<br/>{_text(program)}"]]']
-    if states is None:
+    if steps is None:
         uses = [f"agent {name}" for name in spec.agents]
         for kind in ("linear", "graph", "custom"):
             uses += [f"{kind} workflow {name}" for name in getattr(spec, f"{kind}_workflows")]
         uses += [f"tools of {name}" for name in spec.mcp_servers]
         lines += [f'  code --> use_{number}["{_text(use)}"]' for number, use in enumerate(uses, 1)]
         return "\n".join(lines) + "\n"
-    ids = {key: f"call_{number}" for number, key in enumerate(states, 1)}
-    before = "code"
-    for key, name in ids.items():
-        lines.append(f'  {before} --> {name}["{_text(key)}"]')
-        before = name
-    lines += _coloured({ids[key]: state for key, state in states.items()})
+    ids = {key: f"call_{number}" for number, key in enumerate(steps, 1)}
+    for key, step in steps.items():
+        lines.append(f'  {ids[key]}["{_text(key)}"]')
+        lines += [f"  {ids[before]} --> {ids[key]}" for before in _just_before(step, steps)] or [
+            f"  code --> {ids[key]}"
+        ]
+    lines += _coloured({ids[key]: step.state for key, step in steps.items()})
     return "\n".join(lines) + "\n"
+
+
+def _just_before(step: Drawn, steps: Mapping[str, Drawn]) -> list[str]:
+    """Those that had ended when a step began, without those that had ended before one of these began."""
+    over = {key: each for key, each in steps.items() if each.ended is not None and each.ended < step.begun}
+    last = max((each.begun for each in over.values()), default=0)
+    return [key for key, each in over.items() if (each.ended or 0) >= last]
 
 
 def _coloured(states: Mapping[str, str]) -> Iterator[str]:

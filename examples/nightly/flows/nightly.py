@@ -1,6 +1,7 @@
 """The nightly report: looks at the clock, writes two parts side by side, and makes one text of them."""
 
 import logging
+from datetime import datetime
 
 from pydantic import BaseModel
 
@@ -13,14 +14,20 @@ class Values(BaseModel):
     """What the steps share."""
 
     topic: str
-    time: str
+    time: datetime
     report: str
 
 
-async def look_at_the_clock(ctx: StepContext) -> str:
-    now = await ctx.tool("time", "get_current_time", {"timezone": "UTC"})
-    ctx.set("time", str(now))
-    return str(now)
+class Clock(BaseModel):
+    """What the clock says."""
+
+    datetime: datetime
+
+
+async def look_at_the_clock(ctx: StepContext) -> datetime:
+    clock = await ctx.tool("time", "get_current_time", {"timezone": "UTC"}, output=Clock)
+    ctx.set("time", clock.datetime)
+    return clock.datetime
 
 
 async def write_news(ctx: StepContext) -> str:

@@ -6,7 +6,7 @@ import typer
 
 from retinue_cli.call import Call, calling
 from retinue_cli.failures import USAGE, CommandError
-from retinue_cli.mermaid import draw
+from retinue_cli.mermaid import Drawn, draw
 
 if TYPE_CHECKING:
     from retinue.client import Client
@@ -31,13 +31,14 @@ async def graph(
     if bool(name) == bool(run):
         raise CommandError("name a workflow, or a run of one with --run", status=USAGE)
     async with call.open_client() as client:
-        component, states = await (_of_run(client, run) if run else _of_name(client, name))
+        component, steps = await (_of_run(client, run) if run else _of_name(client, name))
     kind = component.WhichOneof("spec")
     if kind not in ("linear_workflow", "graph_workflow", "custom_workflow"):
         raise CommandError(f"{component.name} is no workflow: it is of the kind {kind}", status=USAGE)
-    picture = draw(component, states)
+    picture = draw(component, steps)
     if call.output.as_json:
-        call.output.object({"mermaid": picture, "steps": states or {}})
+        states = {name: step.state for name, step in (steps or {}).items()}
+        call.output.object({"mermaid": picture, "steps": states})
     else:
         call.output.raw(picture)
 
@@ -49,20 +50,19 @@ async def _of_name(client: "Client", name: str) -> tuple["component_pb2.Componen
     return resolved.component, None
 
 
-async def _of_run(client: "Client", run_id: str) -> tuple["component_pb2.Component", dict[str, str]]:
+async def _of_run(client: "Client", run_id: str) -> tuple["component_pb2.Component", dict[str, Drawn]]:
     run = await client.runs.get(run_id)
     target = run.target
     component = await client.components.get(target.kind, target.name, version=target.version)
-    steps: dict[str, str] = {}
-    calls: dict[str, str] = {}
+    steps: dict[str, Drawn] = {}
+    calls: dict[str, Drawn] = {}
     async for event in client.runs.events(run_id, event_types=(*_STATES, *_CALLS)):
         if event.run_id == run_id:
             which = event.WhichOneof("event") or ""
             what, _, state = which.partition("_")
             said = getattr(event, which)
-            if what == "step":
-                steps[said.step] = state
-            else:
-                calls[said.key] = state
+            found, name = (steps, said.step) if what == "step" else (calls, said.key)
+            begun = found[name].begun if name in found else event.sequence
+            found[name] = Drawn(state, begun, event.sequence if state != "started" else None)
     # Where code is made of steps its calls are theirs.
     return component, steps or calls
