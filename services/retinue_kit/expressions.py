@@ -58,6 +58,10 @@ def _first_line(message: str) -> str:
     if found is None:
         return message.splitlines()[0][:200] if message else "it cannot be read"
     line, column, what = found.groups()
+    # The parser lists all that might stand there.
+    what = what.partition(" expecting ")[0].removeprefix("Syntax error: ")
+    if "<EOF>" in what or what.startswith("Incomplete"):
+        what = "it ends too early"
     return f"line {line}, column {column}: {what[:160]}"
 
 

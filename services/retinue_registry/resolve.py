@@ -40,7 +40,7 @@ def find_runnable(catalog: Catalog, namespace: str, name: str) -> Version:
     near = nearest(name, names)
     where = "" if namespace == "default" else f" in the namespace {namespace}"
     raise ComponentNotFoundError(
-        explain(Key(namespace, " or ".join(kinds), name), near)
+        explain(Key(namespace, "agent or workflow", name), near)
         + where
         + ("" if near else ": `retinue get` lists what there is"),
         namespace=namespace,

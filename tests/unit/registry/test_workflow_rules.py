@@ -30,7 +30,15 @@ def edge(source: str, target: str, **more: Any) -> dict[str, Any]:
         ([{**A, "input": "{{ steps.b.output }}"}, B], "steps[0].input: names the step 'b'"),
         ([{**A, "input": "{{ inptu }}"}], "did you mean input?"),
         ([{**A, "input": "{% for %}"}], "steps[0].input: line 1 of the template"),
-        ([A, {**B, "condition": "steps.a.output >"}], "steps[1].condition: is no CEL expression: line 1"),
+        (
+            [A, {**B, "condition": "steps.a.output >"}],
+            "is no CEL expression: line 1, column 17: it ends too early",
+        ),
+        ([A, {**B, "condition": "input ? 'x'"}], "is no CEL expression: line 1, column 1: it ends too early"),
+        (
+            [A, {**B, "condition": "input || && 'x'"}],
+            "steps[1].condition: is no CEL expression: line 1, column 10",
+        ),
         ([A, {**B, "condition": "steps.aa.output"}], "steps[1].condition: names the step 'aa'"),
         ([{**A, "condition": "x.map(i, i.map(j, j))"}], "inside one another"),
         ([{**A, "condition": "(" * 500 + "true" + ")" * 500}], "steps[0].condition: is nested too deeply"),
