@@ -107,6 +107,34 @@ async def test_an_edge_is_taken_where_its_expression_is_true_and_what_no_way_lea
     assert result_of(events).output == "go"
 
 
+async def test_an_edge_whose_expression_fails_is_no_silent_false(opened: OpenSuite) -> None:
+    edges = [{"source": "plan", "target": "end", "when": "steps.plan.output.score > 1"}]
+    suite = await opened_with(opened, [echo("plan"), echo("end")], workflow={"edges": edges})
+    events = await suite.story("flow", "go")
+    error = result_of(events).error
+    assert error.reason == pb.ERROR_REASON_EXPRESSION_FAILED
+    assert (error.metadata["step"], error.metadata["field"]) == ("end", "when")
+    assert error.metadata["expression"] == "steps.plan.output.score > 1"
+    assert '"go"' in error.message
+    assert states(events) == {"plan": "completed", "end": "failed"}
+
+
+@pytest.mark.parametrize(("of", "met"), [(2, {"met 2"}), (3, {"met 1", "met 2"})])
+async def test_as_many_branches_and_nodes_are_at_work_as_may_be(
+    opened: OpenSuite, tmp_path: Path, of: int, met: set[str]
+) -> None:
+    # Those that may meet do at once; those that may not need not wait for long.
+    meet = {"server": "tools", "tool": "meet", "arguments": {"of": of, "within_s": 5 if of == 2 else 0.2}}
+    each = {"items": f"{list(range(of))}", "tool": meet, "concurrency": 2}
+    graphs = {
+        "branches": {"nodes": [{"name": "all", "each": each}]},
+        "nodes": {"nodes": [{"name": f"n{number}", "tool": meet} for number in range(of)], "concurrency": 2},
+    }
+    suite = await opened(mcp_servers={"tools": stdio_server(tmp_path)}, graph_workflows=graphs)
+    for name in graphs:
+        assert {text for event in await suite.story(name) if (text := event.tool_call_completed.text)} <= met
+
+
 async def test_what_comes_after_a_failure_lets_the_workflow_go_on(opened: OpenSuite) -> None:
     edges = [
         {"source": "try", "target": "good"},
@@ -296,6 +324,35 @@ async def test_a_failover_takes_the_first_that_succeeds(opened: OpenSuite) -> No
     choices = [{"agent": "broken"}, {"agent": "echo", "input": "second"}, {"agent": "slow"}]
     suite = await opened_with(opened, [{"name": "any", "failover": {"choices": choices}}])
     assert result_of(await suite.story("flow")).output == "second"
+
+
+async def test_a_failover_goes_on_after_the_failures_that_it_names_alone(opened: OpenSuite) -> None:
+    def failover(*errors: str) -> dict[str, Any]:
+        choices = [{"agent": "broken"}, {"agent": "echo", "input": "second"}]
+        return {"nodes": [{"name": "any", "failover": {"choices": choices, "errors": list(errors)}}]}
+
+    suite = await opened(
+        {"rules": RULES, "default": {"text": "{last_user}"}},
+        agents=AGENTS,
+        graph_workflows={"named": failover("LLM_INVALID_REQUEST"), "other": failover("LLM_TIMEOUT")},
+    )
+    assert (await suite.result("named")).output == "second"
+    assert (await suite.result("other")).error.reason == pb.ERROR_REASON_LLM_INVALID_REQUEST
+
+
+async def test_a_router_has_any_number_of_routes(opened: OpenSuite) -> None:
+    routes = [{"name": f"r{number}", "when": f"input == '{number}'"} for number in range(400)]
+    edges = [
+        {"source": "way", "target": "last", "route": "r399"},
+        {"source": "way", "target": "none", "route": "no"},
+    ]
+    nodes = [
+        {"name": "way", "router": {"routes": routes, "default": "no"}},
+        echo("last", "L"),
+        echo("none", "N"),
+    ]
+    suite = await opened_with(opened, nodes, workflow={"edges": edges})
+    assert [result_of(await suite.story("flow", each)).output for each in ("399", "400")] == ["L", "N"]
 
 
 @pytest.mark.parametrize(

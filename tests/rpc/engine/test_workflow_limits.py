@@ -79,6 +79,21 @@ async def test_a_loop_inside_a_loop_that_never_ends_is_ended_by_the_workflows_ti
     assert ended.result.error.reason == pb.ERROR_REASON_RUN_TIMEOUT
 
 
+async def test_workflows_are_nested_as_deep_as_the_settings_say(opened: OpenSuite) -> None:
+    def around(inner: str) -> dict[str, Any]:
+        return {"steps": [{"name": "in", "linear_workflow": inner}]}
+
+    workflows = {
+        "w0": {"steps": [{"name": "say", "transform": {"template": "said"}}]},
+        **{f"w{depth}": around(f"w{depth - 1}") for depth in (1, 2, 3)},
+    }
+    suite = await opened(linear_workflows=workflows, max_depth=2)
+    assert (await suite.result("w2")).output == "said"
+    error = (await suite.result("w3")).error
+    assert error.reason == pb.ERROR_REASON_RUN_DEPTH_EXCEEDED
+    assert "the step in failed" in error.message
+
+
 async def test_a_router_whose_agent_names_no_route_is_a_clear_error(opened: OpenSuite) -> None:
     routes = [{"name": "bug"}, {"name": "question"}]
     router = {"routes": routes, "default": "bug", "agent": "a", "input": "{{ input }}"}
