@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from retinue_registry.models.fields import Broken
 
+MAX_DECIDING = 64
+"""Nodes whose ends are followed through a graph: more would cost much, and be missed by few."""
+
 Ends = Mapping[str, str]
 """Nodes with how they have to end."""
 
@@ -38,27 +41,44 @@ class Reach:
         """`order` has each node after all that lead to it."""
         self._nodes = nodes
         self._ways = ways
-        self._needs: dict[str, Ends | None] = {}
-        """None: it never begins."""
+        self._deciding = _deciding(ways)
+        self._begun: dict[str, Ends | None] = {}
+        """What nodes need to begin; None: they never do."""
+        self._ended: dict[str, Ends] = {}
+        """What they need to end: a join that is not met fails, too."""
+        self._why: dict[str, Broken] = {}
+        """Of those that never begin, where they are not only behind such a one."""
         for name in order:
-            self._needs[name] = self._needs_of(name)
+            self._look_at(name)
 
     def broken(self, place: tuple[str | int, ...], name: str) -> Iterator[Broken]:
         """Yield why a node never begins; nothing where it is only behind such a one."""
-        ways = self._ways[name]
-        if self._needs[name] is not None or any(self._needs[way.source] is None for way in ways):
-            return
-        possible = self._possible(name)
-        if not possible:
-            sources = ", ".join(sorted({way.source for way in ways}))
-            yield Broken(place, f"can never be reached: {sources} fails, and what leads here wants a success")
-            return
+        if why := self._why.get(name):
+            yield Broken((*place, *why.place), why.message)
+
+    def _look_at(self, name: str) -> None:
+        ways, wanted = self._ways[name], self._wanted(name)
+        possible = [needs for way in ways if (needs := self._needs_of_way(way)) is not None]
+        self._ended[name] = _in_common(possible)
         most, rival = _most_together(possible)
+        # A quorum of more edges than there are is told of by itself.
+        if not ways or wanted > len(ways):
+            self._begun[name] = {}
+        elif most >= wanted:
+            self._begun[name] = _of_all(possible) if wanted == len(ways) else self._ended[name]
+        else:
+            self._begun[name] = None
+            if all(self._begun[way.source] is not None for way in ways):
+                self._why[name] = self._explain(name, wanted, most, rival)
+
+    def _explain(self, name: str, wanted: int, most: int, rival: str) -> Broken:
+        if not most:
+            sources = ", ".join(sorted({way.source for way in self._ways[name]}))
+            return Broken((), f"can never be reached: {sources} fails, and what leads here wants a success")
         why = f", as {rival} ends in one way only" if rival else ""
-        yield Broken(
-            (*place, "join"),
-            f"can never be met: it needs {self._wanted(name)} edges, and at most {most} of them are taken"
-            f"{why}",
+        return Broken(
+            ("join",),
+            f"can never be met: it needs {wanted} edges, and at most {most} of them are taken{why}",
         )
 
     def _wanted(self, name: str) -> int:
@@ -69,30 +89,22 @@ class Reach:
         wanted = join.get("quorum") if join["mode"] == "quorum" else len(self._ways[name])
         return wanted if isinstance(wanted, int) else 1
 
-    def _needs_of(self, name: str) -> Ends | None:
-        ways = self._ways[name]
-        if not ways:
-            return {}
-        wanted, possible = self._wanted(name), self._possible(name)
-        if wanted > len(ways):
-            return {}  # that is told of by itself
-        if _most_together(possible)[0] < wanted:
-            return None
-        return _of_all(possible) if wanted == len(ways) else _in_common(possible)
-
-    def _possible(self, name: str) -> list[Ends]:
-        """What each edge to a node needs that may be taken."""
-        return [needs for way in self._ways[name] if (needs := self._needs_of_way(way)) is not None]
-
     def _needs_of_way(self, way: Way) -> Ends | None:
-        before, node = self._needs[way.source], self._nodes[way.source]
+        """What is needed for an edge to be taken; None where it never is."""
+        begun, node = self._begun[way.source], self._nodes[way.source]
         always_fails = "fail" in node and node.get("on_error") != "fallback"
-        if before is None or (always_fails and way.end == "success"):
+        if begun is None or (always_fails and way.end == "success"):
             return None
-        if way.end in ("", "failure") or "fallback" in node:
-            # A join that is not met fails, too.
-            before = _in_common(self._possible(way.source))
-        return {**before, way.source: way.end} if way.end else before
+        needs = self._ended[way.source] if way.end in ("", "failure") or "fallback" in node else begun
+        return {**needs, way.source: way.end} if way.end and way.source in self._deciding else needs
+
+
+def _deciding(ways: Mapping[str, list[Way]]) -> set[str]:
+    """The nodes by whose ends edges part."""
+    ends: dict[str, set[str]] = {}
+    for way in (way for several in ways.values() for way in several if way.end):
+        ends.setdefault(way.source, set()).add(way.end)
+    return set([name for name, several in ends.items() if len(several) > 1][:MAX_DECIDING])
 
 
 def _of_all(needs: list[Ends]) -> Ends:

@@ -181,6 +181,19 @@ def test_a_node_that_something_may_lead_to_is_right(nodes: list[Any], edges: lis
     assert not said("graph_workflow", {"nodes": nodes, "edges": edges})
 
 
+def test_a_graph_as_large_as_may_be_in_which_all_ends_part_is_looked_at() -> None:
+    names = [f"n{number}" for number in range(1000)]
+    ends = ("success", "failure", "always")
+    edges = [
+        edge(names[number], names[number + far], after=ends[far % 3])
+        for number in range(990)
+        for far in (1, 2, 3, 5)
+    ]
+    assert not said(
+        "graph_workflow", {"nodes": [{"name": name, "agent": "x"} for name in names], "edges": edges}
+    )
+
+
 def test_500_nested_blocks_of_a_template_are_an_error_and_no_crash() -> None:
     text = "{% if input %}" * 500 + "x" + "{% endif %}" * 500
     found = said("linear_workflow", {"steps": [{**A, "input": text}]})
