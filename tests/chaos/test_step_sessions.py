@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,20 +11,11 @@ from tests.chaos.callers import Callers
 from tests.chaos.engines import database
 from tests.chaos.test_chaos import SEED
 from tests.chaos.test_tree import follow_and_kill
+from tests.chaos.test_workflow import SCRIPT
 from tests.suite import Processes, open_processes, stdio_server
 
 pytestmark = pytest.mark.xdist_group("chaos")
 
-SCRIPT: dict[str, Any] = {
-    "rules": [
-        {"when": {"last_role": "tool"}, "text": "looked", "delay_ms": 20},
-        {
-            "when": {"system_contains": "finder"},
-            "tool_calls": [{"name": "tools__look", "arguments": {"ms": 20}, "id": "l"}],
-        },
-    ],
-    "default": {"text": "written: {last_user}", "chunk_size": 4, "chunk_delay_ms": 10},
-}
 STEPS = [{"name": "find", "agent": "finder"}, {"name": "write", "agent": "writer"}]
 LEASE_S = 1.0
 

@@ -35,6 +35,14 @@ async def opened_with(
     )
 
 
+def with_tools(folder: Path) -> dict[str, Any]:
+    """What the finder needs to call a tool."""
+    return {
+        "agents": {"finder": {"system_prompt": "find", "mcp_servers": ["tools"]}},
+        "mcp_servers": {"tools": stdio_server(folder)},
+    }
+
+
 async def run(suite: Suite, message: str, session_id: str = "s", **more: Any) -> run_pb2.RunResult:
     result = (await suite.story("flow", message, session_id=session_id, **more))[-1].run_finished.result
     assert result.state == run_pb2.RUN_STATE_SUCCEEDED, result.error
@@ -258,8 +266,7 @@ async def test_an_image_that_a_step_has_seen_is_shown_again(opened: OpenSuite, t
         opened,
         STEPS[:1],
         rules,
-        agents={"finder": {"system_prompt": "find", "mcp_servers": ["tools"]}},
-        mcp_servers={"tools": stdio_server(tmp_path)},
+        **with_tools(tmp_path),
     )
     await run(suite, "one")
     await run(suite, "two")
@@ -293,8 +300,7 @@ async def test_a_session_is_not_deleted_while_a_step_is_at_work(opened: OpenSuit
         opened,
         STEPS[:1],
         rules,
-        agents={"finder": {"system_prompt": "find", "mcp_servers": ["tools"]}},
-        mcp_servers={"tools": stdio_server(tmp_path)},
+        **with_tools(tmp_path),
     )
     await run(suite, "one")
     started = await suite.client.runs.start("flow", "two", session_id="s")
