@@ -17,6 +17,7 @@ from retinue_engine.stores.mongo.store import open_mongo_store
 from retinue_engine.stores.rows import (
     RUN_STATE_QUEUED,
     RUN_STATE_RUNNING,
+    Effects,
     JournalRecord,
     RunFilter,
     RunRow,
@@ -24,7 +25,7 @@ from retinue_engine.stores.rows import (
 )
 from retinue_engine.stores.store import Store
 
-from .rows import create, end_of, ends, get, ids, make_run, record
+from .rows import create, end_of, ends, get, ids, make_child, make_run, record
 from .stopping import do_until_stopped
 
 _SINCE_2 = (
@@ -210,6 +211,24 @@ async def test_messages_that_are_not_counted_or_missing_are_found(database: Any,
     assert sorted(await check(await open_collections(database))) == [
         "session missing of namespace default: it counts 2 messages, 1 are stored, the last as 2",
         "session uncounted of namespace default: it counts 1 messages, 2 are stored, the last as 2",
+    ]
+
+
+async def test_a_steps_session_is_looked_at_once_nothing_adds_to_it(database: Any, store: Store) -> None:
+    root = make_run("s")
+    started = RunEvent(run_id=root.run_id, sequence=1, run_started=RunStarted())
+    await store.create_run(root, _events(root, started), new_session=False)
+    child = make_child(root, session_id="s:a")
+    delta = RunEvent(run_id=root.run_id, sequence=2)
+    effects = Effects(children=[child], outcomes=[end_of(child, "m1", "m2", base="s")])
+    await store.append(_events(root, delta), effects)
+    # As it is between the two steps of adding to it.
+    await database["messages"].delete_many({"session_id": "s:a"})
+    assert await check(await open_collections(database)) == []
+    finished = RunEvent(run_id=root.run_id, sequence=3, run_finished=RunFinished())
+    await store.append(_events(root, finished), ends(end_of(root)))
+    assert await check(await open_collections(database)) == [
+        "session s:a of namespace default: it counts 2 messages, 0 are stored, the last as 0"
     ]
 
 

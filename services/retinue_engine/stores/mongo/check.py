@@ -19,7 +19,9 @@ _BY_ID = [("_id", ASCENDING)]
 _BY_SEQUENCE = [("root_run_id", ASCENDING), ("first_sequence", ASCENDING)]
 _SEQUENCES = {"root_run_id": True, "first_sequence": True, "last_sequence": True}
 _RUN = dict.fromkeys(("namespace", "session_id", "state"), True)
-_SESSION = dict.fromkeys(("namespace", "session_id", "message_count", "active_run_id", "deleting"), True)
+_SESSION = dict.fromkeys(
+    ("namespace", "session_id", "message_count", "active_run_id", "deleting", "base_session_id"), True
+)
 
 
 async def check(collections: Collections) -> list[str]:
@@ -105,9 +107,15 @@ class _Check:
         if stored == position == session["message_count"]:
             return None
         again = await self._collections.sessions.find_one({"_id": session["_id"]}, _SESSION)
-        if again != session:
+        if again != session or await self._is_base_held(session):
             return None  # somebody is at work there
         return f"it counts {session['message_count']} messages, {stored} are stored, the last as {position}"
+
+    async def _is_base_held(self, session: Mapping[str, Any]) -> bool:
+        """Whether a run may be adding to a step's session: that holds the one to which it belongs."""
+        base = {"_id": session_key(session["namespace"], session["base_session_id"])}
+        found = await self._collections.sessions.find_one(base, {"active_run_id": True})
+        return found is not None and found["active_run_id"] is not None
 
 
 def _name(session: Mapping[str, Any]) -> str:
