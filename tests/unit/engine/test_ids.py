@@ -1,11 +1,8 @@
 """Ids: no two alike, in one process and in those that are forked from it."""
 
-import os
 import re
 import subprocess
 import sys
-
-import pytest
 
 from retinue_engine.ids import new_run_id, new_session_id, new_writer
 
@@ -38,7 +35,6 @@ print(len(theirs), len(mine), len(theirs & mine))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
 def test_a_process_that_is_forked_makes_ids_of_its_own() -> None:
     said = subprocess.run(
         [sys.executable, "-c", FORKS], capture_output=True, text=True, check=True, timeout=60
