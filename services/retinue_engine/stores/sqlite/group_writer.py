@@ -9,18 +9,23 @@ from typing import Generic, TypeVar
 Operation = TypeVar("Operation")
 Answer = TypeVar("Answer")
 
-LINGER_S = 0.003
-"""How long a commit waits for company, and only where the one before had company and the processor is busy:
-a commit costs processor time, and where there is enough of that, waiting costs patience alone."""
+LINGER_PER_WRITE_S = 0.0005
+"""How long a commit waits for each write that the largest commits lately had beside another, and only where
+the processor is busy: a commit and all that follows from it cost processor time, much of it the same for one
+write as for ten, and where there is enough of that, waiting costs patience alone."""
 
-HIGH_LOAD = 0.8
-"""Of one core, from which on the processor is busy. The event loop cannot use more than one."""
+LONGEST_LINGER_S = 0.008
+
+HIGH_LOAD = 0.7
+"""Of one core, from which on the processor is busy. The event loop cannot use more than one, and may share it
+with the MCP host."""
 
 LOOK_S = 0.05
 """Between two looks at the load."""
 
-COMPANY = 4
-"""More writes than these in one commit are company: waiting then saves more syncs than it costs patience."""
+COMPANY_LEFT = 0.9
+"""How much of a commit's size the next one remembers. Small commits make small commits: what a run waits for
+comes to it alone then. One that happens to be large must have an effect for some time."""
 
 MAX_BATCH = 2_000
 """Most writes in one commit, so that none waits long for the others."""
@@ -71,7 +76,7 @@ class GroupWriter(Generic[Operation, Answer]):
         self._thread = None
 
     def _run(self) -> None:
-        company = False
+        company = 1.0
         load = _Load()
         while True:
             with self._wake:
@@ -79,10 +84,11 @@ class GroupWriter(Generic[Operation, Answer]):
                     self._wake.wait()
                 if not self._waiting:
                     return
-                if company and load.is_high():
-                    self._wake.wait_for(lambda: self._closing, LINGER_S)
+                if company > 1 and load.is_high():
+                    linger_s = min(LONGEST_LINGER_S, (company - 1) * LINGER_PER_WRITE_S)
+                    self._wake.wait_for(lambda: self._closing, linger_s)
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            company = len(batch) > COMPANY
+            company = max(len(batch), COMPANY_LEFT * company)
             try:
                 answers: Sequence[Answer | Exception] = self._commit([operation for operation, _ in batch])
             except Exception as error:  # noqa: BLE001 - whatever it is, the writers are told
