@@ -83,13 +83,8 @@ def _arguments() -> argparse.Namespace:
     return options
 
 
-async def _measure(options: argparse.Namespace) -> dict[str, Any]:
+async def _measure(options: argparse.Namespace, found: dict[str, Any]) -> None:
     quick = options.quick
-    found: dict[str, Any] = {}
-    result = {
-        "environment": report.environment(pinned=cores() is not None, quick=quick),
-        "sections": found,
-    }
     if "startup" in options.only:
         print("startup ...", file=sys.stderr)
         found["startup"] = await measure_startup(1 if quick else 3)
@@ -100,7 +95,6 @@ async def _measure(options: argparse.Namespace) -> dict[str, Any]:
         if name in options.only:
             print(f"{name} ...", file=sys.stderr)
             found[name] = await measure()
-    return result
 
 
 async def _load(names: list[str], found: dict[str, Any], *, quick: bool) -> None:
@@ -129,18 +123,26 @@ def _allow_files() -> None:
 
 
 def main() -> int:
-    """Measure, print the table, write the JSON; the exit status."""
+    """Measure, print the table, write the JSON, of what was done before a failure too; the exit status."""
     options = _arguments()
     _allow_files()
+    environment = report.environment(pinned=cores() is not None, quick=options.quick)
+    found: dict[str, Any] = {}
+    status = 0
     try:
-        result = uvloop.run(_measure(options))
-    except BenchError as error:
-        print(f"bench failed: {error}", file=sys.stderr)
-        return 1
+        uvloop.run(_measure(options, found))
+    except* BenchError as failures:
+        print(f"bench failed: {_first(failures)}", file=sys.stderr)
+        status = 1
+    result = {"environment": environment, "sections": found}
     report.write(result, options.json)
     print(report.table(result))
     print(f"JSON: {options.json}")
-    return 0
+    return status
+
+
+def _first(failure: BaseException) -> BaseException:
+    return _first(failure.exceptions[0]) if isinstance(failure, BaseExceptionGroup) else failure
 
 
 if __name__ == "__main__":

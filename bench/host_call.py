@@ -108,20 +108,13 @@ async def measure_host(*, rounds: int, seconds: float) -> dict[str, float]:
         folder = Path(processes.enter_context(TemporaryDirectory(prefix="retinue-bench-")))
         names = _project(folder, rest)
         environments = service_environments(folder)
-        services = {
-            name: processes.enter_context(
-                started(
-                    name,
-                    ["-m", SERVICES[name]],
-                    core=measured if name == "host" else rest,
-                    environment=environments[name],
-                    cwd=folder,
-                )
+        services = {}
+        # One after the other: the host asks the registry for what it is called for.
+        for name, core in (("registry", rest), ("host", measured)):
+            services[name] = processes.enter_context(
+                started(name, ["-m", SERVICES[name]], core=core, environment=environments[name], cwd=folder)
             )
-            for name in ("registry", "host")
-        }
-        for process in services.values():
-            process.read_first_line()
+            services[name].read_first_line()
         host = services["host"]
         address = json.loads(host.first_line)["address"]
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))

@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 Settings = TypeVar("Settings", bound=ServiceSettings)
 
+_STDIN, _STDERR = 0, 2
 STOPPED_BY_FORCE = 130
 """Exit status after a second signal."""
 
@@ -129,7 +130,7 @@ async def _serve(settings: Settings, open_app: OpenApp[Settings]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     if settings.stop_on_stdin_eof:
-        _call_at_eof(loop, sys.stdin.fileno(), stop.set)
+        _call_at_eof(loop, stop.set)
     async with contextlib.AsyncExitStack() as stack:
         served = await stack.enter_async_context(open_server(settings, open_app))
         look_rarely()
@@ -154,13 +155,26 @@ async def _serve(settings: Settings, open_app: OpenApp[Settings]) -> None:
     log.info("stopped")
 
 
-def _call_at_eof(loop: asyncio.AbstractEventLoop, pipe: int, callback: Callable[[], None]) -> None:
+def _call_at_eof(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     def on_readable() -> None:
-        if not os.read(pipe, 4096):
-            loop.remove_reader(pipe)
+        if not os.read(_STDIN, 4096):
+            loop.remove_reader(_STDIN)
             callback()
 
-    loop.add_reader(pipe, on_readable)
+    try:
+        loop.add_reader(_STDIN, on_readable)
+    except OSError:
+        raise OSError(
+            "RETINUE_STOP_ON_STDIN_EOF: standard input is closed, a file or /dev/null, and none of these has "
+            "an end to wait for: give it a pipe or a terminal, or leave the setting out"
+        ) from None
+
+
+def _fill_standard_files() -> None:
+    """Open what is closed of 0, 1 and 2: uvloop gives up the process where one of them is something else."""
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        continue
+    os.close(opened)
 
 
 def run_service(settings_type: Callable[[], Settings], service: str, open_app: OpenApp[Settings]) -> int:
@@ -168,6 +182,7 @@ def run_service(settings_type: Callable[[], Settings], service: str, open_app: O
 
     What cannot start says why in one line on stderr.
     """
+    _fill_standard_files()
     try:
         settings = settings_type()
     except ValidationError as error:

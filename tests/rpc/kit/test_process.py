@@ -84,6 +84,16 @@ async def test_the_end_of_stdin_stops_it_where_that_is_asked_for(start: StartSer
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("stdin", ["</dev/null", "<&-"])
+def test_a_stdin_without_an_end_to_wait_for_is_said_at_the_start(tmp_path: Path, stdin: str) -> None:
+    environment = {**os.environ, "RETINUE_STOP_ON_STDIN_EOF": "1", "RETINUE_DATA_DIR": str(tmp_path)}
+    command = ["sh", "-c", f'exec "$0" -m retinue_engine {stdin}', sys.executable]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("engine: RETINUE_STOP_ON_STDIN_EOF: standard input is closed, a file or")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 async def test_a_second_signal_ends_it_at_once(start: StartService, tmp_path: Path) -> None:
     app = tmp_path / "slow_app.py"
     app.write_text(

@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 from pymongo import InsertOne, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 
+from retinue_engine.stores.company import Company
 from retinue_engine.stores.mongo.database import DATABASE
 from retinue_kit.mongodb import DuplicateDocumentError
-
-LINGER_S = 0.003
-"""How long a request waits for company, and only when the one before had company."""
 
 MAX_BATCH = 1_000
 """Most writes in one request, so that none waits long for the others."""
@@ -80,15 +78,15 @@ class GroupWrites:
 
     async def run(self) -> None:
         """Write until closed."""
-        company = False
+        company = Company()
         try:
             while True:
                 await self._wake.wait()
-                if company and not self._closing:
-                    await asyncio.sleep(LINGER_S)
+                if (linger_s := company.linger_s()) and not self._closing:
+                    await asyncio.sleep(linger_s)
                 batch = self._take()
                 if batch:
-                    company = len(batch) > 1
+                    company.note(len(batch))
                     await self._write(batch)
                 elif self._closing:
                     return

@@ -2,30 +2,13 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from retinue_engine.stores.company import Company
+
 Operation = TypeVar("Operation")
 Answer = TypeVar("Answer")
-
-LINGER_PER_WRITE_S = 0.0005
-"""How long a commit waits for each write that the largest commits lately had beside another, and only where
-the processor is busy: a commit and all that follows from it cost processor time, much of it the same for one
-write as for ten, and where there is enough of that, waiting costs patience alone."""
-
-LONGEST_LINGER_S = 0.008
-
-HIGH_LOAD = 0.7
-"""Of one core, from which on the processor is busy. The event loop cannot use more than one, and may share it
-with the MCP host."""
-
-LOOK_S = 0.05
-"""Between two looks at the load."""
-
-COMPANY_LEFT = 0.9
-"""How much of a commit's size the next one remembers. Small commits make small commits: what a run waits for
-comes to it alone then. One that happens to be large must have an effect for some time."""
 
 MAX_BATCH = 2_000
 """Most writes in one commit, so that none waits long for the others."""
@@ -76,43 +59,23 @@ class GroupWriter(Generic[Operation, Answer]):
         self._thread = None
 
     def _run(self) -> None:
-        company = 1.0
-        load = _Load()
+        company = Company()
         while True:
             with self._wake:
                 while not self._waiting and not self._closing:
                     self._wake.wait()
                 if not self._waiting:
                     return
-                if company > 1 and load.is_high():
-                    linger_s = min(LONGEST_LINGER_S, (company - 1) * LINGER_PER_WRITE_S)
+                if linger_s := company.linger_s():
                     self._wake.wait_for(lambda: self._closing, linger_s)
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            company = max(len(batch), COMPANY_LEFT * company)
+            company.note(len(batch))
             try:
                 answers: Sequence[Answer | Exception] = self._commit([operation for operation, _ in batch])
             except Exception as error:  # noqa: BLE001 - whatever it is, the writers are told
                 answers = [error] * len(batch)
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(_deliver, batch, answers)
-
-
-class _Load:
-    """How much of one core the process has used lately."""
-
-    def __init__(self) -> None:
-        self._looked_s = time.monotonic()
-        self._used_s = time.process_time()
-        self._high = False
-
-    def is_high(self) -> bool:
-        """Whether it is HIGH_LOAD and more, as of the last look."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s >= LOOK_S:
-            used_s = time.process_time()
-            self._high = used_s - self._used_s >= HIGH_LOAD * (now_s - self._looked_s)
-            self._looked_s, self._used_s = now_s, used_s
-        return self._high
 
 
 def _deliver(batch: list[_Entry[Operation, Answer]], answers: Sequence[Answer | Exception]) -> None:
