@@ -16,9 +16,9 @@ with the MCP host."""
 LOOK_S = 0.05
 """Between two looks at the load."""
 
-COMPANY_LEFT = 0.9
-"""How much of a commit's size the next one remembers. Small commits make small commits: what a run waits for
-comes to it alone then. One that happens to be large must have an effect for some time."""
+COMPANY_LEFT = 0.98
+"""How much of a commit's size the next one remembers: half of it after 34. Small commits make small commits,
+as what a run waits for comes to it alone then; so the largest of the last tenths of a second counts."""
 
 
 class Company:

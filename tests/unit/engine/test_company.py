@@ -33,7 +33,7 @@ def test_a_large_commit_is_remembered_for_some_time(company: Company) -> None:
     company.note(10)
     company.note(1)
     assert company.linger_s() == pytest.approx((10 * COMPANY_LEFT - 1) * LINGER_PER_WRITE_S)
-    for _ in range(50):
+    for _ in range(200):
         company.note(1)
     assert company.linger_s() == 0
 
