@@ -58,13 +58,22 @@ def test_the_settings_are_accepted_and_listen_where_the_ports_and_the_health_che
 ) -> None:
     service = services[name]
     for variable, value in service["environment"].items():
-        monkeypatch.setenv(variable, re.sub(r"\$\{(\w+):.*\}", "secret", value))
+        with_defaults = re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)
+        monkeypatch.setenv(variable, re.sub(r"\$\{\w+:\?.*\}", "secret", with_defaults))
     port = SETTINGS[name]().address.rpartition(":")[2]
     assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
     *check, address = service["healthcheck"]["test"]
     assert check == ["CMD", "python", "-m", "retinue_kit.health"]
     assert address == f"127.0.0.1:{port}"
     assert importlib.util.find_spec("retinue_kit.health") is not None
+
+
+def test_what_components_by_api_may_use_can_be_said_to_who_uses_it(services: dict[str, Any]) -> None:
+    for name, settings in SETTINGS.items():
+        lists = {variable for variable in variables(settings) if variable.startswith("RETINUE_API_")}
+        assert bool(lists) == (name != "registry")
+        for variable in lists:
+            assert services[name]["environment"][variable] == f"${{{variable}:-}}"
 
 
 def test_services_find_each_other_by_their_names_in_the_network(services: dict[str, Any]) -> None:

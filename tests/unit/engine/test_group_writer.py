@@ -1,6 +1,7 @@
 """Writes that come together are committed together; one that waits for company goes along with what comes."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -38,8 +39,13 @@ async def writing(
 async def test_what_waits_for_company_is_committed_with_it_and_a_close_ends_the_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    asked = threading.Event()
     async with asyncio.timeout(10), writing(monkeypatch, linger_s=LONG_S) as (writer, batches):
-        waiting = [writer.submit(number) for number in range(3)]
+        monkeypatch.setattr(Company, "linger_s", lambda _: asked.set() or LONG_S)
+        waiting = [writer.submit(0)]
+        assert await asyncio.to_thread(asked.wait, 5)
+        # The writer has seen the first alone.
+        waiting += [writer.submit(1), writer.submit(2)]
         await writer.aclose()
         assert await asyncio.gather(*waiting) == [0, 1, 2]
         assert batches == [[0, 1, 2]]
