@@ -39,7 +39,7 @@ class Engines:
     second: Suite
     second_process: Process
     mongodb: MongoDB | None
-    """None where the environment names a server, which is not the test's to kill."""
+    """None where the tests' database is on a server that the environment names, not theirs to kill."""
 
     @property
     def suites(self) -> tuple[Suite, Suite]:
@@ -53,9 +53,12 @@ class Engines:
 
 
 @contextmanager
-def database(folder: Path) -> Iterator[tuple[MongoDB | None, str]]:
-    """A MongoDB server, None where the environment names one, and the address of a database there."""
-    given = given_uri()
+def database(folder: Path, *, own: bool = False) -> Iterator[tuple[MongoDB | None, str]]:
+    """A MongoDB server, None where the environment names one, and the address of a database there.
+
+    One of its `own` is the test's to kill, whatever the environment names.
+    """
+    given = None if own else given_uri()
     if given is not None:
         yield None, given
         return
@@ -67,11 +70,17 @@ def database(folder: Path) -> Iterator[tuple[MongoDB | None, str]]:
 
 @asynccontextmanager
 async def open_engines(
-    folder: Path, script: Mapping[str, Any], *, lease_s: float = LEASE_S, **project: Any
+    folder: Path,
+    script: Mapping[str, Any],
+    *,
+    lease_s: float = LEASE_S,
+    own_database: bool = False,
+    **project: Any,
 ) -> AsyncIterator[Engines]:
-    """Open everything; see `open_processes`."""
+    """Open everything; see `database` and `open_processes`."""
     async with AsyncExitStack() as stack:
-        mongodb, uri = await asyncio.to_thread(stack.enter_context, database(folder / "mongodb"))
+        opened = database(folder / "mongodb", own=own_database)
+        mongodb, uri = await asyncio.to_thread(stack.enter_context, opened)
         env = {"RETINUE_STORE": uri, "RETINUE_LEASE_S": str(lease_s), "RETINUE_HEARTBEAT_S": "1"}
         first = await stack.enter_async_context(open_processes(folder, script, env=env, **project))
         (folder / "second").mkdir()
