@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,10 +18,10 @@ Batches = list[list[int]]
 
 @asynccontextmanager
 async def writing(
-    monkeypatch: pytest.MonkeyPatch, *, linger_s: float
+    monkeypatch: pytest.MonkeyPatch, linger_s: Callable[[Company], float]
 ) -> AsyncIterator[tuple[GroupWriter[int, int], Batches]]:
-    """A writer whose commits wait so long, and what it has committed."""
-    monkeypatch.setattr(Company, "linger_s", lambda _: linger_s)
+    """A writer whose commits wait as long as it says, and what it has committed."""
+    monkeypatch.setattr(Company, "linger_s", linger_s)
     batches: Batches = []
 
     def commit(batch: Sequence[int]) -> Sequence[int]:
@@ -40,8 +40,12 @@ async def test_what_waits_for_company_is_committed_with_it_and_a_close_ends_the_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = threading.Event()
-    async with asyncio.timeout(10), writing(monkeypatch, linger_s=LONG_S) as (writer, batches):
-        monkeypatch.setattr(Company, "linger_s", lambda _: asked.set() or LONG_S)
+
+    def linger_s(_: Company) -> float:
+        asked.set()
+        return LONG_S
+
+    async with asyncio.timeout(10), writing(monkeypatch, linger_s) as (writer, batches):
         waiting = [writer.submit(0)]
         assert await asyncio.to_thread(asked.wait, 5)
         # The writer has seen the first alone.
@@ -58,7 +62,7 @@ async def test_what_does_not_wait_is_committed_at_once_and_every_size_is_noted(
 ) -> None:
     noted: list[int] = []
     monkeypatch.setattr(Company, "note", lambda _, writes: noted.append(writes))
-    async with asyncio.timeout(10), writing(monkeypatch, linger_s=0.0) as (writer, batches):
+    async with asyncio.timeout(10), writing(monkeypatch, lambda _: 0.0) as (writer, batches):
         assert await writer.submit(1) == 1
         assert await asyncio.gather(*(writer.submit(number) for number in range(5))) == [0, 1, 2, 3, 4]
         assert noted == [len(batch) for batch in batches]
